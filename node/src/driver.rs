@@ -1,0 +1,337 @@
+//! Joins engine and network: one thread steps the engine, one task carries network events to it.
+//! Decides nothing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pumasi_network::{Event, EventReceiver, Network, Ticket, Topic, Verdict};
+use pumasi_protocol::types::NodeId;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::check;
+use crate::clock::{Clock, wall};
+use crate::engine::{Effect, Engine, Input};
+use crate::error::Error;
+use crate::store::{self, DirectoryLock};
+
+/// Inputs that wait for the engine; beyond, senders wait and callers hear "busy".
+pub(crate) const INPUTS: usize = 4_096;
+/// Inputs of one transaction at most: what is queued is committed together, nothing waits to fill it.
+const BATCH: usize = 256;
+/// Frames of one peer that wait to be checked.
+const UNCHECKED: usize = 256;
+/// How often time is told to the engine.
+const TICK: std::time::Duration = std::time::Duration::from_millis(250);
+/// Steps between looks at the size of the write-ahead log.
+const STEPS_BETWEEN_CHECKS: u32 = 64;
+/// Gossip messages that wait for a verdict.
+const TICKETS_MAX: usize = 1_024;
+
+/// What the engine's thread takes.
+pub(crate) enum Message {
+    /// An input.
+    Input(Input),
+    /// Stop after what came before, and say when done.
+    Stop(oneshot::Sender<()>),
+}
+
+/// Gossip messages under judgement.
+#[derive(Default)]
+struct Tickets {
+    next: u64,
+    waiting: BTreeMap<u64, Ticket>,
+}
+
+/// What outlives the engine's thread.
+pub(crate) struct Outcome {
+    /// Highest event sequence number.
+    pub(crate) events: watch::Sender<u64>,
+    /// Why the engine stopped by itself.
+    pub(crate) failure: watch::Sender<Option<Error>>,
+}
+
+/// Runs the engine until it is told to stop or the store fails.
+pub(crate) fn spawn_engine(
+    engine: Engine,
+    lock: DirectoryLock,
+    directory: PathBuf,
+    network: Option<Network>,
+    outcome: Outcome,
+    inputs: mpsc::Receiver<Message>,
+    tickets: Arc<SharedTickets>,
+) -> std::io::Result<()> {
+    let worker = Worker { engine, directory, network, outcome, tickets, clock: Clock::default() };
+    std::thread::Builder::new().name("pumasi-engine".into()).spawn(move || {
+        worker.run(inputs);
+        drop(lock);
+    })?;
+    Ok(())
+}
+
+struct Worker {
+    engine: Engine,
+    directory: PathBuf,
+    network: Option<Network>,
+    outcome: Outcome,
+    tickets: Arc<SharedTickets>,
+    clock: Clock,
+}
+
+impl Worker {
+    fn run(mut self, mut inputs: mpsc::Receiver<Message>) {
+        let mut batch: Vec<Input> = Vec::new();
+        let mut steps = 0_u32;
+        let stopped = loop {
+            // Frames to this node itself are next; otherwise wait for something to do.
+            if batch.is_empty() {
+                match inputs.blocking_recv() {
+                    Some(Message::Input(input)) => batch.push(input),
+                    Some(Message::Stop(done)) => break Some(done),
+                    None => break None,
+                }
+            }
+            let mut stop = None;
+            while batch.len() < BATCH {
+                match inputs.try_recv() {
+                    Ok(Message::Input(input)) => batch.push(input),
+                    Ok(Message::Stop(done)) => {
+                        stop = Some(done);
+                        break;
+                    }
+                    Err(_) => break,
+                }
+            }
+            let effects = match self.engine.step(std::mem::take(&mut batch), self.clock.now()) {
+                Ok(effects) => effects,
+                Err(error) => return self.fail(&error),
+            };
+            self.perform(effects, &mut batch);
+            if let Some(done) = stop {
+                break Some(done);
+            }
+            steps += 1;
+            if steps >= STEPS_BETWEEN_CHECKS {
+                steps = 0;
+                if wal_is_long(&self.directory)
+                    && let Err(error) = self.engine.checkpoint(false)
+                {
+                    return self.fail(&error);
+                }
+            }
+        };
+        if let Err(error) = self.engine.checkpoint(true) {
+            tracing::warn!(%error, "the last checkpoint failed; the next start does it");
+        }
+        drop(self.engine);
+        if let Some(done) = stopped {
+            let _ = done.send(());
+        }
+    }
+
+    /// A failed commit has an unknown outcome: answer nothing, stop. Whoever starts the node again
+    /// finds on disk what is true.
+    fn fail(self, error: &Error) {
+        tracing::error!(%error, "the store failed: the node stops");
+        let _ = self.outcome.failure.send(Some(error.clone()));
+    }
+
+    fn perform(&self, effects: Vec<Effect>, loopback: &mut Vec<Input>) {
+        for effect in effects {
+            match effect {
+                Effect::Send(node, bytes) if node == self.engine.me() => {
+                    match check::frame(node, &bytes, wall()) {
+                        Ok(arrival) => loopback.push(Input::Frame(node, Box::new(arrival))),
+                        Err(fault) => tracing::error!(%fault, "an own frame does not check out"),
+                    }
+                }
+                Effect::Reply(reply) => reply(),
+                Effect::Events(seq) => {
+                    self.outcome.events.send_replace(seq);
+                }
+                other => self.on_network(other),
+            }
+        }
+    }
+
+    fn on_network(&self, effect: Effect) {
+        let Some(network) = &self.network else { return };
+        match effect {
+            Effect::Send(node, bytes) => {
+                // Not connected or busy: the outbox has it, and sends it again.
+                if let Err(error) = network.send(node.0, bytes) {
+                    tracing::debug!(?node, %error, "a frame was not sent");
+                }
+            }
+            Effect::Connect(node, addresses) => {
+                if let Err(error) = network.connect(node.0, addresses) {
+                    tracing::debug!(?node, %error, "not dialled");
+                }
+            }
+            Effect::ConnectAddress(address) => {
+                if let Err(error) = network.connect_address(address.clone()) {
+                    tracing::debug!(%address, %error, "not dialled");
+                }
+            }
+            Effect::Block(node, true) => network.block(node.0),
+            Effect::Block(node, false) => network.unblock(node.0),
+            Effect::Disconnect(node) => network.disconnect(node.0),
+            Effect::Pin(nodes) => network.pin(nodes.into_iter().map(|node| node.0).collect()),
+            Effect::Publish(bytes) => {
+                if let Err(error) = network.publish(Topic::Nodes, bytes) {
+                    tracing::debug!(%error, "the node record was not published");
+                }
+            }
+            Effect::Judge(number, verdict) => {
+                if let Some(ticket) = self.tickets.take(number) {
+                    let verdict = match verdict {
+                        Some(true) => Verdict::Accept,
+                        Some(false) => Verdict::Reject,
+                        None => Verdict::Ignore,
+                    };
+                    network.judge(ticket, verdict);
+                }
+            }
+            Effect::Reply(_) | Effect::Events(_) => {}
+        }
+    }
+}
+
+fn wal_is_long(directory: &Path) -> bool {
+    let wal = store::database(directory).with_extension("db-wal");
+    let pages = std::fs::metadata(wal).map_or(0, |file| file.len() / 4_096);
+    i64::try_from(pages).unwrap_or(i64::MAX) > store::CHECKPOINT_PAGES
+}
+
+/// Gossip tickets shared by the task that receives and the thread that judges.
+#[derive(Default)]
+pub(crate) struct SharedTickets(Mutex<Tickets>);
+
+impl SharedTickets {
+    fn put(&self, ticket: Ticket) -> Option<u64> {
+        let mut tickets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if tickets.waiting.len() >= TICKETS_MAX {
+            return None;
+        }
+        tickets.next += 1;
+        let number = tickets.next;
+        tickets.waiting.insert(number, ticket);
+        Some(number)
+    }
+
+    fn take(&self, number: u64) -> Option<Ticket> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).waiting.remove(&number)
+    }
+}
+
+/// Tells the engine the time, until it is gone.
+pub(crate) async fn tick(engine: mpsc::Sender<Message>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        // A full queue means that the engine has enough to do: it hears the time with the next one.
+        if let Err(mpsc::error::TrySendError::Closed(_)) =
+            engine.try_send(Message::Input(Input::Tick))
+        {
+            return;
+        }
+    }
+}
+
+/// What one peer's task takes, in the order in which it happened.
+enum FromPeer {
+    Connected,
+    Disconnected,
+    Frame(Vec<u8>),
+}
+
+/// Carries network events to the engine, until either is gone. Frames are decoded and checked in one
+/// task per peer, so that a slow one does not hold up the others.
+pub(crate) async fn carry(
+    network: Network,
+    mut events: EventReceiver,
+    engine: mpsc::Sender<Message>,
+    tickets: Arc<SharedTickets>,
+) {
+    let mut peers: BTreeMap<NodeId, mpsc::Sender<FromPeer>> = BTreeMap::new();
+    while let Some(event) = events.recv().await {
+        let sent = match event {
+            Event::Connected { peer, .. } => {
+                let node = NodeId(peer);
+                let (sender, receiver) = mpsc::channel(UNCHECKED);
+                tokio::spawn(check_peer(node, receiver, engine.clone(), network.clone()));
+                let sent = sender.send(FromPeer::Connected).await.is_ok();
+                peers.insert(node, sender);
+                sent
+            }
+            Event::Disconnected { peer, reason, .. } => {
+                tracing::debug!(peer = ?NodeId(peer), %reason, "session ended");
+                match peers.remove(&NodeId(peer)) {
+                    Some(sender) => sender.send(FromPeer::Disconnected).await.is_ok(),
+                    None => true,
+                }
+            }
+            Event::Frame { peer, bytes, .. } => match peers.get(&NodeId(peer)) {
+                Some(sender) => sender.send(FromPeer::Frame(bytes)).await.is_ok(),
+                None => true,
+            },
+            Event::ConnectFailed { peer, reason } => {
+                tracing::debug!(peer = ?NodeId(peer), %reason, "not reached");
+                let input = Input::Unreachable(NodeId(peer));
+                engine.send(Message::Input(input)).await.is_ok()
+            }
+            Event::Gossip { bytes, ticket, .. } => match tickets.put(ticket) {
+                Some(number) => {
+                    let checked = check::gossip(&bytes, wall()).map(Box::new).map_err(|_| ());
+                    let input = Input::Gossip(number, checked);
+                    engine.send(Message::Input(input)).await.is_ok()
+                }
+                None => true,
+            },
+            Event::Found { peer, address } => {
+                let found = Engine::call(
+                    move |engine| {
+                        engine.found(NodeId(peer), address);
+                        Ok(())
+                    },
+                    |_| {},
+                );
+                engine.send(Message::Input(found)).await.is_ok()
+            }
+            Event::AddressFailed { address, reason } => {
+                tracing::debug!(%address, %reason, "not reached");
+                true
+            }
+            _ => true,
+        };
+        if !sent && engine.is_closed() {
+            return;
+        }
+    }
+}
+
+async fn check_peer(
+    node: NodeId,
+    mut events: mpsc::Receiver<FromPeer>,
+    engine: mpsc::Sender<Message>,
+    network: Network,
+) {
+    while let Some(event) = events.recv().await {
+        let input = match event {
+            FromPeer::Connected => Input::Connected(node),
+            FromPeer::Disconnected => Input::Disconnected(node),
+            FromPeer::Frame(bytes) => match check::frame(node, &bytes, wall()) {
+                Ok(arrival) => Input::Frame(node, Box::new(arrival)),
+                Err(fault) => {
+                    tracing::warn!(peer = ?node, %fault, "a frame does not check out: session ended");
+                    network.disconnect(node.0);
+                    continue;
+                }
+            },
+        };
+        if engine.send(Message::Input(input)).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,472 @@
+//! Own accounts' keepers: asking nodes, apart from each other, until there are enough; stocking them
+//! with prekeys; the keys of contacts that come back.
+
+use std::collections::BTreeSet;
+
+use pumasi_protocol::codec;
+use pumasi_protocol::crypto::Signed;
+use pumasi_protocol::placement::{Candidate, losses, next_keeper, safe_copies_for};
+use pumasi_protocol::record::{
+    AccountRecord, CheckedRecord, KEEPERS, KEEPERS_MAX, KeeperEntry, KeyBundle, NodeRecord,
+    OneTimeKey,
+};
+use pumasi_protocol::types::{AccountId, NodeId, SECOND};
+use pumasi_protocol::wire::{Request, Response};
+use rusqlite::params;
+
+use super::peers::Purpose;
+use super::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::view::{KeeperView, KeepersView, LossView};
+
+/// Keys that a keeper should hold; refilled when fewer than half are left.
+const POOL: u32 = 50;
+/// A keeper that was asked has this long to answer.
+const ASK_FOR: u64 = 10 * SECOND;
+/// A node that refused is not asked again for this long.
+const REFUSED_FOR: u64 = 60 * SECOND;
+/// Candidates looked at, per round.
+const CANDIDATES_MAX: i64 = 256;
+
+impl Engine {
+    /// Asks one more keeper for every account that has fewer than wanted.
+    pub(super) fn place_keepers(&mut self) -> Result<()> {
+        let now = self.now;
+        self.due.refusing.retain(|_, until| *until > now);
+        self.due.asking_keeper.retain(|_, (_, until)| *until > now);
+        let accounts: Vec<AccountId> = self
+            .accounts
+            .values()
+            .filter(|own| own.record.record.keepers.len() < KEEPERS)
+            .map(super::types::Own::id)
+            .collect();
+        for account in accounts {
+            if self.due.asking_keeper.contains_key(&account) {
+                self.ask_again(&account)?;
+            } else if let Some(node) = self.best_candidate(&account)? {
+                self.ask_to_keep(account, node)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn best_candidate(&self, account: &AccountId) -> Result<Option<NodeId>> {
+        let candidates: Vec<Candidate> = self
+            .candidates(account)?
+            .into_iter()
+            .filter(|candidate| {
+                let node = candidate.entry.place.node;
+                !self.due.refusing.contains_key(&(*account, node))
+                    && !self.due.blocked.contains(&node)
+            })
+            .collect();
+        let own = self.own(account)?;
+        let sites = if self.settings.local {
+            BTreeSet::new()
+        } else {
+            same_sites(&own.record.record.keepers, &candidates)
+        };
+        Ok(next_keeper(
+            account,
+            &self.me,
+            &self.settings.building,
+            &own.record.record.keepers,
+            &candidates,
+            &sites,
+        ))
+    }
+
+    /// Nodes that may keep for an account: contacts' homes, and those that offer it to newcomers.
+    fn candidates(&self, account: &AccountId) -> Result<Vec<Candidate>> {
+        let rows: Vec<Vec<u8>> = self
+            .db
+            .prepare_cached("SELECT record FROM nodes WHERE expires > ?1 ORDER BY random() LIMIT ?2")?
+            .query_map(params![self.now.0, CANDIDATES_MAX], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        let friends: Vec<Vec<u8>> = self
+            .db
+            .prepare_cached(
+                "SELECT record FROM contacts WHERE account = ?1 AND active = 1 AND blocked = 0
+                 LIMIT ?2",
+            )?
+            .query_map(params![account.0, CANDIDATES_MAX], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        let friends: BTreeSet<NodeId> = friends
+            .iter()
+            .filter_map(|bytes| codec::decode::<Signed<AccountRecord>>(bytes).ok())
+            .filter_map(|signed| signed.unverified().ok())
+            .map(|record| record.home.node)
+            .collect();
+        Ok(rows
+            .into_iter()
+            .filter_map(|bytes| codec::decode::<Signed<NodeRecord>>(&bytes).ok())
+            .filter_map(|signed| signed.unverified().ok())
+            .map(|record| Candidate {
+                contact: friends.contains(&record.place.node),
+                entry: entry_of(&record),
+            })
+            .zip(0..CANDIDATES_MAX)
+            .map(|(candidate, _)| candidate)
+            .filter(|candidate| {
+                candidate.contact || self.offers(&candidate.entry.place.node).unwrap_or(false)
+            })
+            .collect())
+    }
+
+    fn offers(&self, node: &NodeId) -> Result<bool> {
+        Ok(self.node_record(node)?.is_some_and(|record| record.newcomers > 0))
+    }
+
+    fn ask_to_keep(&mut self, account: AccountId, node: NodeId) -> Result<()> {
+        self.due.asking_keeper.insert(account, (node, self.now.plus(ASK_FOR)));
+        self.ask_again(&account)
+    }
+
+    /// Asks the chosen node, once there is a session with it.
+    fn ask_again(&mut self, account: &AccountId) -> Result<()> {
+        let Some((node, _)) = self.due.asking_keeper.get(account).copied() else { return Ok(()) };
+        let own = self.own(account)?;
+        let request = Request::Keep { record: own.record.signed.clone(), keys: own.keys.clone() };
+        self.ask(node, request, Purpose::Keep(*account));
+        Ok(())
+    }
+
+    /// A session that a question was waiting for is open.
+    pub(super) fn ask_waiting_keepers(&mut self, node: NodeId) -> Result<()> {
+        let waiting: Vec<AccountId> = self
+            .due
+            .asking_keeper
+            .iter()
+            .filter(|(_, (asked, _))| *asked == node)
+            .map(|(account, _)| *account)
+            .collect();
+        for account in waiting {
+            self.ask_again(&account)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn keep_answer(
+        &mut self,
+        account: AccountId,
+        node: NodeId,
+        response: Response,
+    ) -> Result<()> {
+        self.due.asking_keeper.remove(&account);
+        if let Response::No { why, .. } = response {
+            tracing::debug!(keeper = ?node, %why, "a node does not keep");
+            self.due.refusing.insert((account, node), self.now.plus(REFUSED_FOR));
+            self.due.keepers_now();
+            return Ok(());
+        }
+        let Some(record) = self.node_record(&node)? else { return Ok(()) };
+        let entry = entry_of(&record);
+        let own = self.own(&account)?;
+        if own.record.keeper(&node).is_some() || own.record.record.keepers.len() >= KEEPERS_MAX {
+            return Ok(());
+        }
+        self.change_record(&account, |record| {
+            record.keepers.push(entry);
+            record.safe_copies = safe_copies_for(record.keepers.len());
+        })?;
+        let record = self.own(&account)?.record.clone();
+        self.share(&record);
+        self.compare_at(account, node, self.now.plus(SECOND / 20));
+        self.due.keepers_now();
+        let view = self.keepers_view(&account)?;
+        self.event(Some(account), "keeper.added", &view)
+    }
+
+    /// A keeper holds so many one-time keys: more, when it runs low.
+    pub(super) fn stock_answer(
+        &mut self,
+        account: AccountId,
+        keeper: NodeId,
+        count: u32,
+    ) -> Result<()> {
+        if count >= POOL / 2 {
+            return Ok(());
+        }
+        let Some(own) = self.accounts.get_mut(&account) else { return Ok(()) };
+        if own.record.keeper(&keeper).is_none() {
+            return Ok(());
+        }
+        let epoch = own.record.certificate.epoch;
+        let wanted = usize::try_from(POOL - count).unwrap_or(0);
+        let keys = own
+            .ratchet
+            .generate_one_time(wanted)
+            .into_iter()
+            .map(|key| Signed::sign(&OneTimeKey { account, epoch, key }, &own.device))
+            .collect();
+        self.step.dirty_ratchets.insert(account);
+        self.ask(keeper, Request::OneTimeKeys { account, keys }, Purpose::Release);
+        Ok(())
+    }
+
+    /// A keeper knows a newer record of an own account: another device took over.
+    pub(super) fn newer_own_record(
+        &mut self,
+        account: AccountId,
+        record: Signed<AccountRecord>,
+    ) -> Result<()> {
+        let Ok(record) = CheckedRecord::check(record) else { return Ok(()) };
+        let own = self.own(&account)?;
+        if record.account() != account || !record.replaces(&own.record) {
+            return Ok(());
+        }
+        let name = own.name.clone();
+        tracing::warn!(account = %name, "another device took over this account");
+        self.event(
+            Some(account),
+            "node.alarm",
+            &serde_json::json!({
+                "alarm": format!("account `{name}` was taken over by another device: this one is replaced")
+            }),
+        )
+    }
+
+    /// Keys of a contact arrived: what waited can be sealed.
+    pub(super) fn keys_answer(
+        &mut self,
+        account: AccountId,
+        contact: AccountId,
+        record: Signed<AccountRecord>,
+        keys: Signed<KeyBundle>,
+        one_time: Option<Signed<OneTimeKey>>,
+    ) -> Result<()> {
+        let Ok(record) = CheckedRecord::check(record) else { return Ok(()) };
+        if record.account() != contact {
+            return Ok(());
+        }
+        self.hint(&record);
+        self.newer_record(account, record.clone())?;
+        let (Some(own), Some(entry)) =
+            (self.accounts.get(&account), self.contacts.get_mut(&(account, contact)))
+        else {
+            return Ok(());
+        };
+        if record.version() < entry.record.version() {
+            return Ok(());
+        }
+        let Ok(bundle) = KeyBundle::open_for(&keys, &entry.record) else { return Ok(()) };
+        let epoch = entry.record.certificate.epoch;
+        let prekey = one_time
+            .and_then(|signed| signed.open(&entry.record.device().0).ok())
+            .filter(|key| key.account == contact && key.epoch == epoch)
+            .map_or(bundle.last_resort, |key| key.key);
+        if entry.sessions.is_empty()
+            && let Err(error) =
+                entry.sessions.start(&own.ratchet, bundle.ratchet_identity, prekey)
+        {
+            tracing::warn!(%contact, %error, "a contact's keys cannot be used");
+            return Ok(());
+        }
+        entry.keys = Some((keys, bundle));
+        self.due.wanting_keys.remove(&(account, contact));
+        self.touch(account, contact);
+        self.seal_waiting(account, contact)
+    }
+
+    /// Where an account's mailbox is kept, and what would be lost.
+    pub(crate) fn keepers_view(&self, account: &AccountId) -> Result<KeepersView> {
+        let own = self.own(account)?;
+        let record = &own.record.record;
+        let losses: Vec<LossView> = losses(&record.keepers, record.safe_copies)
+            .into_iter()
+            .map(|loss| {
+                let text = match (loss.survives, loss.left) {
+                    (true, left) => format!(
+                        "if {} burned, nothing that is safe would be lost: {} would still hold it",
+                        loss.building,
+                        if left == 1 { "1 other building".into() } else { format!("{left} other buildings") }
+                    ),
+                    (false, 0) => format!(
+                        "if {} burned, everything not yet delivered would be lost: it is the only building",
+                        loss.building
+                    ),
+                    (false, _) => format!(
+                        "if {} burned, what only it holds would be lost: safe means one building now",
+                        loss.building
+                    ),
+                };
+                LossView {
+                    building: loss.building,
+                    keepers: loss.keepers,
+                    left: loss.left,
+                    survives: loss.survives,
+                    text,
+                }
+            })
+            .collect();
+        let operators: BTreeSet<String> = record
+            .keepers
+            .iter()
+            .map(|keeper| pumasi_protocol::record::normal(&keeper.operator))
+            .collect();
+        let missing = self.missing(account)?;
+        Ok(KeepersView {
+            account: account.to_string(),
+            wanted: KEEPERS,
+            safe_copies: record.safe_copies,
+            buildings: losses.len(),
+            operators: operators.len(),
+            keepers: record
+                .keepers
+                .iter()
+                .map(|keeper| KeeperView {
+                    node: keeper.place.node.to_string(),
+                    operator: keeper.operator.clone(),
+                    building: keeper.building.clone(),
+                    connected: self
+                        .peers
+                        .get(&keeper.place.node)
+                        .is_some_and(|peer| peer.connected),
+                })
+                .collect(),
+            losses,
+            missing,
+        })
+    }
+
+    /// What stands in the way of enough keepers.
+    fn missing(&self, account: &AccountId) -> Result<Option<String>> {
+        let have = self.own(account)?.record.record.keepers.len();
+        if have >= KEEPERS {
+            return Ok(None);
+        }
+        let sentence = if let Some((node, _)) = self.due.asking_keeper.get(account) {
+            format!("{have} of {KEEPERS} keepers; asking {} now", node.short())
+        } else if self.best_candidate(account)?.is_some() {
+            format!("{have} of {KEEPERS} keepers; the next one will be asked in a moment")
+        } else {
+            format!(
+                "{have} of {KEEPERS} keepers; no known node in another building offers to keep: ask a friend in another building to run a node, or add bootstrap addresses"
+            )
+        };
+        Ok(Some(sentence))
+    }
+
+    /// Asks a node or a contact's node to keep, as its owner wants.
+    pub(crate) fn add_keeper(&mut self, account: &AccountId, who: &str) -> Result<KeepersView> {
+        self.own(account)?;
+        let node = match who.parse::<NodeId>() {
+            Ok(node) => node,
+            Err(_) => {
+                let contact = self.find_contact(account, who)?;
+                self.known_contact(*account, contact)?.record.record.home.node
+            }
+        };
+        let own = self.own(account)?;
+        if node == self.me {
+            return Err(Error::invalid("a node cannot keep its own account's mailbox"));
+        }
+        if own.record.keeper(&node).is_some() {
+            return Err(Error::new(ErrorKind::Exists, format!("{node} keeps for you already")));
+        }
+        if own.record.record.keepers.len() >= KEEPERS_MAX {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("an account has at most {KEEPERS_MAX} keepers: remove one first"),
+            ));
+        }
+        self.refuse_unknown(&node)?;
+        self.due.refusing.remove(&(*account, node));
+        self.ask_to_keep(*account, node)?;
+        self.keepers_view(account)
+    }
+
+    /// Does without a keeper from now on. What it signed for it keeps to its date.
+    pub(crate) fn remove_keeper(&mut self, account: &AccountId, who: &str) -> Result<KeepersView> {
+        let node: NodeId = who.parse().map_err(|error: pumasi_protocol::types::ParseError| {
+            Error::invalid(error.to_string())
+        })?;
+        if self.own(account)?.record.keeper(&node).is_none() {
+            return Err(Error::not_found(format!("{node} does not keep for this account")));
+        }
+        self.due.refusing.insert((*account, node), self.now.plus(10 * REFUSED_FOR));
+        self.change_record(account, |record| {
+            record.keepers.retain(|keeper| keeper.place.node != node);
+            record.safe_copies = safe_copies_for(record.keepers.len());
+        })?;
+        let record = self.own(account)?.record.signed.clone();
+        self.ask(node, Request::Release { record }, Purpose::Release);
+        if let Some(shared) = self.due.sharing.get_mut(&node) {
+            shared.remove(account);
+        }
+        let view = self.keepers_view(account)?;
+        self.event(Some(*account), "keeper.removed", &view)?;
+        Ok(view)
+    }
+
+    /// An owner does without this node: nothing new is taken, what was signed for stays.
+    pub(super) fn released(
+        &mut self,
+        from: NodeId,
+        record: Signed<AccountRecord>,
+    ) -> Result<Response> {
+        let Ok(record) = CheckedRecord::check(record) else {
+            return Ok(Response::No { why: "the record does not check out".into(), retry: false });
+        };
+        let account = record.account();
+        let me = self.me;
+        let Some(kept) = self.kept_mut(&account)? else { return Ok(Response::Done) };
+        if record.record.home.node == from && record.keeper(&me).is_none() {
+            if record.replaces(&kept.record) {
+                kept.record = record;
+                self.step.dirty_kept.insert(account);
+            }
+            for shared in self.due.sharing.values_mut() {
+                shared.remove(&account);
+            }
+        }
+        Ok(Response::Done)
+    }
+
+    /// Mailboxes kept here: for the owner of the node.
+    pub(crate) fn kept_count(&self) -> Result<(u64, u64)> {
+        Ok(self.db.query_row("SELECT count(*), coalesce(sum(items), 0) FROM kept", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?)
+    }
+}
+
+fn entry_of(record: &NodeRecord) -> KeeperEntry {
+    KeeperEntry {
+        place: record.place.clone(),
+        operator: record.operator.clone(),
+        building: record.building.clone(),
+    }
+}
+
+/// Pairs of nodes that can be reached at one public IP address: they may stand in one building,
+/// whatever they say.
+fn same_sites(
+    keepers: &[KeeperEntry],
+    candidates: &[Candidate],
+) -> BTreeSet<(NodeId, NodeId)> {
+    let address = |entry: &KeeperEntry| -> BTreeSet<String> {
+        entry
+            .place
+            .addresses
+            .iter()
+            .filter_map(|text| {
+                let mut parts = text.split('/').skip(1);
+                match parts.next() {
+                    Some("ip4" | "ip6") => parts.next().map(str::to_owned),
+                    _ => None,
+                }
+            })
+            .collect()
+    };
+    let mut pairs = BTreeSet::new();
+    for keeper in keepers {
+        let taken = address(keeper);
+        for candidate in candidates {
+            if !address(&candidate.entry).is_disjoint(&taken) {
+                pairs.insert((candidate.entry.place.node, keeper.place.node));
+            }
+        }
+    }
+    pairs
+}

@@ -1,0 +1,672 @@
+//! Lines between an own account and a contact: limits, IOUs, the automatic answers. The rules are in
+//! `pumasi_protocol::line`; here they meet the store and the outbox.
+
+use std::collections::BTreeMap;
+
+use pumasi_protocol::codec;
+use pumasi_protocol::crypto::{self, Signed};
+use pumasi_protocol::delivery::State;
+use pumasi_protocol::line::{
+    Entry, EntryFault, EntryRecord, EquivocationProof, IouRecord, IouStatus, Known, Line,
+    MAX_ACCEPT, Operation, Refusal, Stamp, line_id,
+};
+use pumasi_protocol::record::CheckedRecord;
+use pumasi_protocol::types::{
+    AccountId, Amount, EnvelopeId, Hash, LineId, MessageId, NodeId, PaymentId, Unit,
+};
+use pumasi_protocol::mailbox::CustodyReceipt;
+use pumasi_protocol::wire::Frame;
+use rusqlite::params;
+
+use super::outgoing::{Holders, NewMessage, check_key};
+use super::{Engine, blob, one};
+use crate::error::{Error, ErrorKind, Result};
+use crate::read;
+use crate::view::{LineView, Money, PaymentView};
+
+/// Lines of one account at most.
+const LINES_MAX: u64 = 1_024;
+/// Entries kept on one line while those before them are missing.
+const WAITING_MAX: u64 = 2_048;
+/// IOUs whose safety is asked for at once, per keeper.
+const ATTEST_MAX: usize = 256;
+
+impl Engine {
+    fn unit(text: &str) -> Result<Unit> {
+        text.parse()
+            .map_err(|error: pumasi_protocol::types::ParseError| Error::invalid(error.to_string()))
+    }
+
+    fn amount(text: &str) -> Result<Amount> {
+        text.parse()
+            .map_err(|error: pumasi_protocol::types::ParseError| Error::invalid(error.to_string()))
+    }
+
+    /// A line, from memory or the store.
+    fn line(&mut self, account: AccountId, line: LineId) -> Result<Option<&mut Line>> {
+        if !self.lines.contains_key(&(account, line)) {
+            let bytes: Option<Vec<u8>> = one(self
+                .db
+                .prepare_cached("SELECT state FROM lines WHERE account = ?1 AND line = ?2")?
+                .query_row(params![account.0, line.0], |row| row.get(0)))?;
+            let Some(bytes) = bytes else { return Ok(None) };
+            let loaded = codec::decode(&bytes)
+                .map_err(|_| Error::new(ErrorKind::Storage, "a stored line is damaged"))?;
+            self.lines.insert((account, line), loaded);
+        }
+        Ok(self.lines.get_mut(&(account, line)))
+    }
+
+    /// The line with a contact in a unit; a new one where there is none yet.
+    fn line_with(&mut self, account: AccountId, contact: AccountId, unit: Unit) -> Result<LineId> {
+        let id = line_id(account, contact, &unit);
+        if self.line(account, id)?.is_none() {
+            let count: u64 = self.db.query_row(
+                "SELECT count(*) FROM lines WHERE account = ?1",
+                params![account.0],
+                |row| row.get(0),
+            )?;
+            if count >= LINES_MAX {
+                return Err(Error::new(
+                    ErrorKind::TooLarge,
+                    format!("an account has at most {LINES_MAX} lines"),
+                ));
+            }
+            let line = Line::new(account, contact, unit).map_err(refused)?;
+            self.lines.insert((account, id), line);
+        }
+        Ok(id)
+    }
+
+    pub(super) fn store_line(&mut self, account: AccountId, id: LineId) -> Result<()> {
+        let Some(line) = self.lines.get(&(account, id)) else { return Ok(()) };
+        self.db
+            .prepare_cached(
+                "INSERT INTO lines (account, line, contact, unit, state) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (account, line) DO UPDATE SET state = ?5",
+            )?
+            .execute(params![
+                account.0,
+                id.0,
+                line.other().0,
+                line.unit().as_str(),
+                codec::encode(line)
+            ])?;
+        Ok(())
+    }
+
+    fn stamp(&self, account: &AccountId) -> Result<Stamp> {
+        Ok(Stamp { certificate: self.own(account)?.certificate(), now: self.now })
+    }
+
+    /// Sets how much a contact may owe.
+    pub(crate) fn set_limit(
+        &mut self,
+        account: &AccountId,
+        who: &str,
+        unit: &str,
+        amount: &str,
+    ) -> Result<LineView> {
+        let (unit, amount) = (Self::unit(unit)?, Self::amount(amount)?);
+        let contact = self.find_contact(account, who)?;
+        self.check_room(account)?;
+        let stamp = self.stamp(account)?;
+        let id = self.line_with(*account, contact, unit)?;
+        let line = self.known_line(*account, id)?;
+        if line.view().limit_given == amount && !line.heads(*account).is_empty() {
+            return self.line_view(account, id);
+        }
+        let entry = line.propose_limit(stamp, amount).map_err(refused)?;
+        self.sign_entry(*account, &entry)?;
+        self.credit_changed(account, id)
+    }
+
+    /// Offers to close a line; it closes when the other side offers it too, at zero.
+    pub(crate) fn close_line(
+        &mut self,
+        account: &AccountId,
+        who: &str,
+        unit: &str,
+    ) -> Result<LineView> {
+        let unit = Self::unit(unit)?;
+        let contact = self.find_contact(account, who)?;
+        let stamp = self.stamp(account)?;
+        let id = line_id(*account, contact, &unit);
+        let entry = self.known_line(*account, id)?.propose_close(stamp).map_err(refused)?;
+        self.sign_entry(*account, &entry)?;
+        self.credit_changed(account, id)
+    }
+
+    fn known_line(&mut self, account: AccountId, id: LineId) -> Result<&mut Line> {
+        self.line(account, id)?.ok_or_else(|| {
+            Error::not_found("there is no line with that contact in that unit: open one first")
+        })
+    }
+
+    fn credit_changed(&mut self, account: &AccountId, id: LineId) -> Result<LineView> {
+        let view = self.line_view(account, id)?;
+        self.event(Some(*account), "credit.changed", &view)?;
+        Ok(view)
+    }
+
+    pub(super) fn line_view(&mut self, account: &AccountId, id: LineId) -> Result<LineView> {
+        let contact = self.known_line(*account, id)?.other();
+        let name = self.known_contact(*account, contact)?.name.clone();
+        Ok(read::line_view(self.known_line(*account, id)?, &name))
+    }
+
+    /// Signs an IOU to a contact. The same key again gives the same payment.
+    pub(crate) fn pay(
+        &mut self,
+        account: &AccountId,
+        who: &str,
+        money: &Money,
+        note: &str,
+        key: &str,
+    ) -> Result<PaymentView> {
+        check_key(key)?;
+        let (unit, amount) = (Self::unit(&money.currency)?, Self::amount(&money.amount)?);
+        if amount == Amount::ZERO {
+            return Err(refused(Refusal::Zero));
+        }
+        let contact = self.find_contact(account, who)?;
+        let payment = PaymentId(crypto::hash("payment", &[&account.0, key.as_bytes()]).0);
+        let request: [&[u8]; 4] =
+            [&contact.0, unit.as_str().as_bytes(), &amount.0.to_be_bytes(), note.as_bytes()];
+        if self.answered_before(account, "payment", Some(key), &request)?.is_some() {
+            return read::payment(&self.db, account, &payment.to_string());
+        }
+        self.check_room(account)?;
+        let stamp = self.stamp(account)?;
+        let id = self.line_with(*account, contact, unit.clone())?;
+        let known = self.iou(*account, id, *account, payment)?;
+        let entry = self
+            .known_line(*account, id)?
+            .propose_iou(stamp, payment, amount, note, known.as_ref())
+            .map_err(refused)?;
+        self.sign_entry(*account, &entry)?;
+        self.remember_answer(account, "payment", Some(key), &request, &payment.0)?;
+        let view = read::payment(&self.db, account, &payment.to_string())?;
+        self.event(Some(*account), "payment.created", &view)?;
+        Ok(view)
+    }
+
+    /// Signs, applies and sends an own entry.
+    fn sign_entry(&mut self, account: AccountId, entry: &Entry) -> Result<()> {
+        let signed = Signed::sign(entry, &self.own(&account)?.device);
+        let hash = signed.hash();
+        let known = self.lookup(account, entry, hash)?;
+        let line = self.known_line(account, entry.line)?;
+        let received = line.receive(entry, hash, &known).map_err(|fault| {
+            Error::new(ErrorKind::Internal, format!("an own entry does not apply: {fault}"))
+        })?;
+        self.apply(account, entry, &signed, hash, received, None)?;
+        self.send_entry(account, entry.counterparty, &signed)
+    }
+
+    /// What the rules need to know of the store for an entry.
+    fn lookup(&mut self, account: AccountId, entry: &Entry, _hash: Hash) -> Result<Known> {
+        let Some(line) = self.line(account, entry.line)? else { return Ok(Known::default()) };
+        let needs = line.needs(entry);
+        let mut known = Known::default();
+        for id in needs.ious {
+            if let Some(record) = self.iou(account, entry.line, needs.debtor, id)? {
+                known.ious.insert(id, record);
+            }
+        }
+        if needs.place {
+            known.here = self
+                .db
+                .prepare_cached(
+                    "SELECT hash FROM entries WHERE account = ?1 AND chain = ?2 AND sequence = ?3
+                       AND applied IS NOT NULL",
+                )?
+                .query_map(params![account.0, entry.chain().0, number(entry.sequence)], |row| {
+                    blob(row, 0)
+                })?
+                .map(|hash| hash.map(Hash))
+                .collect::<rusqlite::Result<_>>()?;
+            let previous: Option<Option<Vec<u8>>> = one(self
+                .db
+                .prepare_cached("SELECT applied FROM entries WHERE account = ?1 AND hash = ?2")?
+                .query_row(params![account.0, entry.previous.0], |row| row.get(0)))?;
+            known.previous = previous.flatten().and_then(|bytes| codec::decode(&bytes).ok());
+        }
+        Ok(known)
+    }
+
+    fn iou(
+        &self,
+        account: AccountId,
+        line: LineId,
+        debtor: AccountId,
+        payment: PaymentId,
+    ) -> Result<Option<IouRecord>> {
+        let bytes: Option<Vec<u8>> = one(self
+            .db
+            .prepare_cached(
+                "SELECT record FROM ious
+                 WHERE account = ?1 AND line = ?2 AND debtor = ?3 AND payment = ?4",
+            )?
+            .query_row(params![account.0, line.0, debtor.0, payment.0], |row| row.get(0)))?;
+        bytes
+            .map(|bytes| {
+                codec::decode(&bytes)
+                    .map_err(|_| Error::new(ErrorKind::Storage, "a stored IOU is damaged"))
+            })
+            .transpose()
+    }
+
+    /// Stores and applies what the rules decided, and says what people should hear of.
+    fn apply(
+        &mut self,
+        account: AccountId,
+        entry: &Entry,
+        signed: &Signed<Entry>,
+        hash: Hash,
+        received: pumasi_protocol::line::Received,
+        envelope: Option<EnvelopeId>,
+    ) -> Result<()> {
+        let id = entry.line;
+        let mine = entry.author == account;
+        let contact = if mine { entry.counterparty } else { entry.author };
+        self.store_entry(account, entry, signed, hash, Some(&received.entry))?;
+        let reason = match &entry.operation {
+            Operation::Decline { reason, .. } => Some(read::decline_reason(*reason)),
+            _ => None,
+        };
+        let mut answered: Vec<(PaymentId, IouStatus)> = Vec::new();
+        for (payment, record) in &received.records {
+            self.db
+                .prepare_cached(
+                    "INSERT INTO ious (account, line, debtor, payment, contact, record, reason)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                     ON CONFLICT (account, line, debtor, payment) DO UPDATE SET
+                       record = ?6, reason = coalesce(?7, reason)",
+                )?
+                .execute(params![
+                    account.0,
+                    id.0,
+                    received.debtor.0,
+                    payment.0,
+                    contact.0,
+                    codec::encode(record),
+                    reason
+                ])?;
+            answered.push((*payment, record.status()));
+        }
+        if let Some(equivocation) = received.equivocation {
+            self.equivocation(account, contact, id, &equivocation)?;
+        }
+        if let Some(missing) = received.missing {
+            tracing::warn!(line = ?id, sequence = missing.sequence, "the other side saw an own entry that is not here");
+        }
+        self.known_line(account, id)?.apply(received);
+        self.step.dirty_lines.insert((account, id));
+        if let Operation::Iou { id: payment, .. } = &entry.operation {
+            self.iou_message(account, contact, entry, signed, *payment, envelope)?;
+            if !mine {
+                self.step.answers.insert((account, id));
+            }
+        }
+        if matches!(entry.operation, Operation::Limit { .. } | Operation::Close { .. }) && !mine {
+            self.credit_changed(&account, id)?;
+        }
+        for (payment, status) in answered {
+            let kind = match (&entry.operation, status) {
+                (Operation::Accept { .. }, IouStatus::Settled) => "payment.accepted",
+                (Operation::Decline { .. }, IouStatus::Declined) => "payment.declined",
+                _ => continue,
+            };
+            if let Ok(view) = read::payment(&self.db, &account, &payment.to_string()) {
+                self.event(Some(account), kind, &view)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn store_entry(
+        &mut self,
+        account: AccountId,
+        entry: &Entry,
+        signed: &Signed<Entry>,
+        hash: Hash,
+        applied: Option<&EntryRecord>,
+    ) -> Result<()> {
+        self.db
+            .prepare_cached(
+                "INSERT INTO entries (account, line, hash, chain, sequence, bytes, applied)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (account, hash) DO UPDATE SET applied = coalesce(?7, applied)",
+            )?
+            .execute(params![
+                account.0,
+                entry.line.0,
+                hash.0,
+                entry.chain().0,
+                number(entry.sequence),
+                codec::encode(signed),
+                applied.map(codec::encode)
+            ])?;
+        Ok(())
+    }
+
+    /// An IOU as people see it, in the chat and in the list of payments.
+    fn iou_message(
+        &mut self,
+        account: AccountId,
+        contact: AccountId,
+        entry: &Entry,
+        signed: &Signed<Entry>,
+        payment: PaymentId,
+        envelope: Option<EnvelopeId>,
+    ) -> Result<()> {
+        let mine = entry.author == account;
+        let message = MessageId(signed.hash().0);
+        let bytes = codec::encode(signed);
+        let time = entry.time.min(self.now.plus(pumasi_protocol::types::DAY));
+        self.insert_message(&NewMessage {
+            account,
+            contact,
+            message,
+            outgoing: mine,
+            kind: read::IOU,
+            sequence: 0,
+            time,
+            content: &bytes,
+            payment: Some(payment.0),
+            state: if mine { State::Saved } else { State::Delivered },
+            gap: 0,
+            envelope,
+        })?;
+        if !mine {
+            let view = read::payment(&self.db, &account, &payment.to_string())?;
+            self.event(Some(account), "payment.received", &view)?;
+            if let Some(envelope) = envelope {
+                self.due.attesting.insert(envelope, (account, message));
+                self.ask_attestation(account, &[envelope]);
+            }
+        }
+        Ok(())
+    }
+
+    /// An entry came from a contact. False when it is refused for ever.
+    pub(super) fn receive_entry(
+        &mut self,
+        account: AccountId,
+        contact: AccountId,
+        envelope: EnvelopeId,
+        signed: Signed<Entry>,
+    ) -> Result<bool> {
+        let hash = signed.hash();
+        let entry = self.known_contact(account, contact)?;
+        let certificate = entry.record.record.certificate.hash();
+        let device = entry.record.device();
+        let Ok(entry) = signed.open(&device.0) else { return Ok(false) };
+        if entry.author != contact || entry.counterparty != account || entry.check().is_err() {
+            return Ok(false);
+        }
+        if entry.certificate != certificate {
+            return Ok(false);
+        }
+        let id = match self.line_with(account, contact, entry.unit.clone()) {
+            Ok(id) if id == entry.line => id,
+            Ok(_) => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::Storage => return Err(error),
+            Err(error) => {
+                tracing::info!(%error, "an entry for a new line is refused");
+                return Ok(false);
+            }
+        };
+        if !self.try_entry(account, &entry, &signed, hash, Some(envelope))? {
+            return Ok(false);
+        }
+        self.try_waiting(account, id)?;
+        Ok(true)
+    }
+
+    /// Applies an entry if its turn has come; keeps it if not. False: dropped for ever.
+    fn try_entry(
+        &mut self,
+        account: AccountId,
+        entry: &Entry,
+        signed: &Signed<Entry>,
+        hash: Hash,
+        envelope: Option<EnvelopeId>,
+    ) -> Result<bool> {
+        let known = self.lookup(account, entry, hash)?;
+        match self.known_line(account, entry.line)?.receive(entry, hash, &known) {
+            Ok(received) => {
+                self.apply(account, entry, signed, hash, received, envelope)?;
+                Ok(true)
+            }
+            Err(EntryFault::Duplicate) => Ok(true),
+            Err(
+                fault @ (EntryFault::Gap { .. }
+                | EntryFault::Full { .. }
+                | EntryFault::OtherDevice { .. }),
+            ) => {
+                tracing::debug!(%fault, "an entry waits");
+                let waiting: u64 = self
+                    .db
+                    .prepare_cached(
+                        "SELECT count(*) FROM entries
+                         WHERE account = ?1 AND line = ?2 AND applied IS NULL",
+                    )?
+                    .query_row(params![account.0, entry.line.0], |row| row.get(0))?;
+                if waiting >= WAITING_MAX {
+                    return Ok(false);
+                }
+                self.step.dirty_lines.insert((account, entry.line));
+                self.store_entry(account, entry, signed, hash, None)?;
+                Ok(true)
+            }
+            Err(fault) => {
+                tracing::info!(%fault, "an entry is refused");
+                Ok(false)
+            }
+        }
+    }
+
+    /// Entries whose predecessors have arrived meanwhile.
+    fn try_waiting(&mut self, account: AccountId, line: LineId) -> Result<()> {
+        loop {
+            let waiting: Vec<Vec<u8>> = self
+                .db
+                .prepare_cached(
+                    "SELECT bytes FROM entries
+                     WHERE account = ?1 AND line = ?2 AND applied IS NULL ORDER BY sequence",
+                )?
+                .query_map(params![account.0, line.0], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
+            let mut moved = false;
+            for bytes in waiting {
+                let Ok(signed) = codec::decode::<Signed<Entry>>(&bytes) else { continue };
+                let Ok(entry) = signed.unverified() else { continue };
+                let hash = signed.hash();
+                let known = self.lookup(account, &entry, hash)?;
+                let decided = self.known_line(account, line)?.receive(&entry, hash, &known);
+                if let Ok(received) = decided {
+                    self.apply(account, &entry, &signed, hash, received, None)?;
+                    moved = true;
+                }
+            }
+            if !moved {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Signs the answers to what came in this step: one acceptance for all of a line, and declines.
+    pub(super) fn answer_ious(&mut self) -> Result<()> {
+        while let Some((account, id)) = self.step.answers.pop_first() {
+            let answers = self.known_line(account, id)?.answers_due();
+            for ious in answers.accept.chunks(MAX_ACCEPT) {
+                let stamp = self.stamp(&account)?;
+                match self.known_line(account, id)?.propose_accept(stamp, ious) {
+                    Ok(entry) => self.sign_entry(account, &entry)?,
+                    Err(refusal) => tracing::warn!(%refusal, "IOUs cannot be accepted"),
+                }
+            }
+            for (iou, reason) in answers.decline {
+                let stamp = self.stamp(&account)?;
+                match self.known_line(account, id)?.propose_decline(stamp, iou, reason) {
+                    Ok(entry) => self.sign_entry(account, &entry)?,
+                    Err(refusal) => tracing::warn!(%refusal, "an IOU cannot be declined"),
+                }
+            }
+            // Answers make room: what waited for it may apply now.
+            self.try_waiting(account, id)?;
+        }
+        Ok(())
+    }
+
+    /// Both halves of a contradiction are kept as portable proof, and people hear of it.
+    fn equivocation(
+        &mut self,
+        account: AccountId,
+        contact: AccountId,
+        line: LineId,
+        found: &pumasi_protocol::line::Equivocation,
+    ) -> Result<()> {
+        let mut halves = Vec::new();
+        for hash in [found.first, found.second] {
+            let bytes: Option<Vec<u8>> = one(self.db.query_row(
+                "SELECT bytes FROM entries WHERE account = ?1 AND hash = ?2",
+                params![account.0, hash.0],
+                |row| row.get(0),
+            ))?;
+            halves.extend(bytes.and_then(|bytes| codec::decode::<Signed<Entry>>(&bytes).ok()));
+        }
+        let name = self.known_contact(account, contact)?.name.clone();
+        if let [a, b] = &halves[..] {
+            let proof = EquivocationProof::new(a.clone(), b.clone());
+            self.event(
+                Some(account),
+                "node.alarm",
+                &serde_json::json!({
+                    "alarm": format!(
+                        "two contradicting entries stand at one place of the line with {name}: new debt on it is stopped"
+                    ),
+                    "line": line.to_string(),
+                    "author": found.author.to_string(),
+                    "proof": data_encoding::BASE64.encode(&codec::encode(&proof)),
+                }),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Asks the keepers of an own account to sign again for IOUs that came, so that the payee sees
+    /// whether the debt is safe.
+    fn ask_attestation(&mut self, account: AccountId, ids: &[EnvelopeId]) {
+        let Some(own) = self.accounts.get(&account) else { return };
+        let keepers: Vec<NodeId> =
+            own.record.record.keepers.iter().map(|keeper| keeper.place.node).collect();
+        for keeper in keepers {
+            if self.peers.get(&keeper).is_some_and(|peer| peer.connected) {
+                self.send(keeper, &Frame::Attest { mailbox: account, ids: ids.to_vec() });
+            }
+        }
+    }
+
+    /// The same for all that are not proven safe yet.
+    pub(super) fn ask_attestations(&mut self) {
+        let mut by_account: BTreeMap<AccountId, Vec<EnvelopeId>> = BTreeMap::new();
+        for (envelope, (account, _)) in &self.due.attesting {
+            let list = by_account.entry(*account).or_default();
+            if list.len() < ATTEST_MAX {
+                list.push(*envelope);
+            }
+        }
+        for (account, ids) in by_account {
+            self.ask_attestation(account, &ids);
+        }
+    }
+
+    /// Whether a receipt for an own mailbox counts.
+    pub(super) fn attested_by_own(&self, account: &AccountId, receipt: &CustodyReceipt) -> bool {
+        self.accounts
+            .get(account)
+            .is_some_and(|own| pumasi_protocol::delivery::counts(receipt, &own.record))
+    }
+
+    /// A keeper signed for an IOU that came.
+    pub(super) fn one_attestation(
+        &mut self,
+        envelope: EnvelopeId,
+        account: AccountId,
+        message: MessageId,
+        receipt: &CustodyReceipt,
+    ) -> Result<()> {
+        let record: CheckedRecord = self.own(&account)?.record.clone();
+        let rows: Vec<([u8; 32], u64)> = self
+            .db
+            .prepare_cached(
+                "SELECT i.keeper, r.until FROM receipt_items i JOIN receipts r ON r.id = i.receipt
+                 WHERE i.account = ?1 AND i.message = ?2",
+            )?
+            .query_map(params![account.0, message.0], |row| Ok((blob(row, 0)?, row.get(1)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        let mut holders = Holders::default();
+        for (keeper, until) in rows {
+            holders.0.insert(NodeId(keeper), pumasi_protocol::types::Time(until));
+        }
+        holders.0.insert(receipt.keeper, receipt.until);
+        let (state, buildings, until) = holders.prove(&record);
+        if state >= State::Safe {
+            self.due.attesting.remove(&envelope);
+        }
+        self.raise(account, message, State::Delivered, buildings, until)
+    }
+
+    /// A line with a contact on which something is owed or under way, in words.
+    pub(super) fn open_line(
+        &mut self,
+        account: &AccountId,
+        contact: AccountId,
+    ) -> Result<Option<String>> {
+        let ids: Vec<[u8; 32]> = self
+            .db
+            .prepare_cached("SELECT line FROM lines WHERE account = ?1 AND contact = ?2")?
+            .query_map(params![account.0, contact.0], |row| blob(row, 0))?
+            .collect::<rusqlite::Result<_>>()?;
+        for id in ids {
+            let line = self.known_line(*account, LineId(id))?;
+            let view = line.view();
+            if view.balance != 0 || view.held_in != 0 || view.held_out != 0 {
+                return Ok(Some(line.unit().to_string()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A sequence as SQLite stores it; a chain never comes near 2^63 entries.
+fn number(sequence: u64) -> i64 {
+    i64::try_from(sequence).unwrap_or(i64::MAX)
+}
+
+fn refused(refusal: Refusal) -> Error {
+    let message = refusal.to_string();
+    match refusal {
+        Refusal::AboveLimit { available, .. } => {
+            Error::new(ErrorKind::CreditLimitExceeded, message)
+                .with("available", available.to_string())
+        }
+        Refusal::Closing { available, .. } => {
+            Error::new(ErrorKind::LineStopped, message).with("available", available.to_string())
+        }
+        Refusal::Frozen | Refusal::OtherDevice | Refusal::Exhausted => {
+            Error::new(ErrorKind::LineStopped, message)
+        }
+        Refusal::TooManyHeld => Error::new(ErrorKind::Busy, message),
+        Refusal::PurposeTooLong { .. } => Error::new(ErrorKind::TooLarge, message),
+        Refusal::SameAccount | Refusal::Zero | Refusal::Count { .. } => Error::invalid(message),
+        Refusal::IdUsed => Error::new(ErrorKind::IdempotencyKeyReused, message),
+        Refusal::AlreadySigned { .. }
+        | Refusal::AboveMyLimit { .. }
+        | Refusal::CloseStands
+        | Refusal::NotHeld { .. } => Error::new(ErrorKind::Refused, message),
+    }
+}

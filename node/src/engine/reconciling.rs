@@ -1,0 +1,292 @@
+//! Bringing keepers of one mailbox, and its owner, level: digests first, then range-based set
+//! reconciliation, statements before envelopes. Every step is stateless but for the question itself.
+
+use std::collections::BTreeSet;
+
+use pumasi_protocol::mailbox::IDS_MAX;
+use pumasi_protocol::reconcile::{Item, SetView};
+use pumasi_protocol::record::RecordVersion;
+use pumasi_protocol::types::{AccountId, EnvelopeId, Hash, NodeId, SECOND, Time};
+use pumasi_protocol::wire::{BATCH_BYTES, Frame, Parcel, Request, Response, Set};
+use rusqlite::params;
+
+use super::keeping::Sets;
+use super::peers::Purpose;
+use super::{Engine, blob, one};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A new envelope waits this long for its sender to reach the other keepers by itself.
+const FAN_OUT_AFTER: u64 = 3 * SECOND / 2;
+
+impl Engine {
+    fn sets(&mut self, mailbox: &AccountId) -> Result<Option<Sets>> {
+        if self.accounts.contains_key(mailbox) {
+            if !self.due.own_sets.contains_key(mailbox) {
+                let sets = self.load_sets(mailbox)?;
+                self.due.own_sets.insert(*mailbox, sets);
+            }
+            return Ok(self.due.own_sets.get(mailbox).cloned());
+        }
+        Ok(self.kept_mut(mailbox)?.map(|kept| kept.sets.clone()))
+    }
+
+    /// Whether a node has a part in a mailbox: its owner's home or one of its keepers.
+    fn takes_part(&mut self, mailbox: &AccountId, node: &NodeId) -> Result<bool> {
+        if let Some(own) = self.accounts.get(mailbox) {
+            return Ok(own.record.keeper(node).is_some());
+        }
+        Ok(self.kept_mut(mailbox)?.is_some_and(|kept| {
+            kept.record.keeper(node).is_some() || kept.record.record.home.node == *node
+        }))
+    }
+
+    fn version(&mut self, mailbox: &AccountId) -> Result<RecordVersion> {
+        if let Some(own) = self.accounts.get(mailbox) {
+            return Ok(own.record.version());
+        }
+        Ok(self.kept_mut(mailbox)?.map(|kept| kept.record.version()).unwrap_or_default())
+    }
+
+    /// Something new is in a mailbox: the other keepers are asked soon whether they have it.
+    pub(super) fn compare_soon(&mut self, mailbox: &AccountId) {
+        let Some(kept) = self.kept.get(mailbox) else { return };
+        let mut nodes: Vec<NodeId> =
+            kept.record.record.keepers.iter().map(|keeper| keeper.place.node).collect();
+        nodes.push(kept.record.record.home.node);
+        let at = self.now.plus(FAN_OUT_AFTER);
+        for node in nodes {
+            if node != self.me && self.peers.get(&node).is_some_and(|peer| peer.connected) {
+                self.compare_at(*mailbox, node, at);
+            }
+        }
+    }
+
+    /// Asks a node whether its sets of a mailbox are the same.
+    pub(super) fn compare(&mut self, mailbox: AccountId, node: NodeId) -> Result<()> {
+        if !self.takes_part(&mailbox, &node)? {
+            return Ok(());
+        }
+        let record = self.version(&mailbox)?;
+        let Some(sets) = self.sets(&mailbox)? else { return Ok(()) };
+        let request = Request::Digest {
+            mailbox,
+            record,
+            statements: sets.statements.hash(sets.statement_count),
+            envelopes: sets.envelopes.hash(sets.envelope_count),
+        };
+        self.ask(node, request, Purpose::Compare(mailbox));
+        Ok(())
+    }
+
+    pub(super) fn compare_answer(
+        &mut self,
+        from: NodeId,
+        mailbox: AccountId,
+        statements: Hash,
+        envelopes: Hash,
+    ) -> Result<Response> {
+        if !self.takes_part(&mailbox, &from)? {
+            return Ok(no_part());
+        }
+        let Some(sets) = self.sets(&mailbox)? else { return Ok(no_part()) };
+        Ok(Response::Digest {
+            statements: sets.statements.hash(sets.statement_count) != statements,
+            envelopes: sets.envelopes.hash(sets.envelope_count) != envelopes,
+        })
+    }
+
+    pub(super) fn compare_result(
+        &mut self,
+        mailbox: AccountId,
+        node: NodeId,
+        statements: bool,
+        envelopes: bool,
+    ) -> Result<()> {
+        if !self.takes_part(&mailbox, &node)? {
+            return Ok(());
+        }
+        // Statements first: what they hide is not fetched. Envelopes follow at the next comparison.
+        if statements {
+            self.begin(mailbox, node, Set::Statements)?;
+            self.compare_at(mailbox, node, self.now.plus(SECOND / 4));
+        } else if envelopes {
+            self.begin(mailbox, node, Set::Envelopes)?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, mailbox: AccountId, node: NodeId, set: Set) -> Result<()> {
+        let message = self.view(&mailbox, set)?.begin().map_err(internal)?;
+        let request = Request::Reconcile { mailbox, set, message: message.into() };
+        self.ask(node, request, Purpose::Reconcile(mailbox, set));
+        Ok(())
+    }
+
+    fn view(&self, mailbox: &AccountId, set: Set) -> Result<SetView> {
+        let sql = match set {
+            Set::Statements => {
+                "SELECT time, hash FROM statements WHERE mailbox = ?1 AND lasting < 2"
+            }
+            Set::Envelopes => {
+                "SELECT created, envelope FROM envelopes WHERE mailbox = ?1 AND hidden IS NULL"
+            }
+        };
+        let items: Vec<Item> = self
+            .db
+            .prepare_cached(sql)?
+            .query_map(params![mailbox.0], |row| {
+                Ok(Item { time: Time(row.get(0)?), id: blob(row, 1)? })
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        SetView::new(items).map_err(internal)
+    }
+
+    pub(super) fn reconcile_answer(
+        &mut self,
+        from: NodeId,
+        mailbox: AccountId,
+        set: Set,
+        message: &[u8],
+    ) -> Result<Response> {
+        if !self.takes_part(&mailbox, &from)? {
+            return Ok(no_part());
+        }
+        match self.view(&mailbox, set)?.answer(message) {
+            Ok(answer) => Ok(Response::Reconcile(answer.into())),
+            Err(error) => Ok(Response::No { why: error.to_string(), retry: false }),
+        }
+    }
+
+    pub(super) fn reconcile_step(
+        &mut self,
+        mailbox: AccountId,
+        node: NodeId,
+        set: Set,
+        message: &[u8],
+    ) -> Result<()> {
+        if message.is_empty() || !self.takes_part(&mailbox, &node)? {
+            return Ok(());
+        }
+        let progress = match self.view(&mailbox, set)?.advance(message) {
+            Ok(progress) => progress,
+            Err(error) => {
+                tracing::info!(%error, node = ?node, "a reconciliation message is wrong");
+                return Ok(());
+            }
+        };
+        match set {
+            Set::Statements => {
+                let have: Vec<Hash> = progress.have.iter().copied().map(Hash).collect();
+                self.send_stored_statements(node, &have)?;
+                for chunk in progress.need.chunks(IDS_MAX) {
+                    let ids = chunk.iter().copied().map(Hash).collect();
+                    self.ask(node, Request::FetchStatements { mailbox, ids }, Purpose::Fetch);
+                }
+            }
+            Set::Envelopes => {
+                let have: Vec<EnvelopeId> =
+                    progress.have.iter().copied().map(EnvelopeId).collect();
+                self.send_kept(node, mailbox, &have)?;
+                for chunk in progress.need.chunks(IDS_MAX) {
+                    let ids = chunk.iter().copied().map(EnvelopeId).collect();
+                    self.ask(node, Request::FetchEnvelopes { mailbox, ids }, Purpose::Fetch);
+                }
+            }
+        }
+        if let Some(next) = progress.next {
+            let request = Request::Reconcile { mailbox, set, message: next.into() };
+            self.ask(node, request, Purpose::Reconcile(mailbox, set));
+        }
+        Ok(())
+    }
+
+    pub(super) fn fetch_statements(
+        &mut self,
+        from: NodeId,
+        mailbox: AccountId,
+        ids: &[Hash],
+    ) -> Result<Response> {
+        if !self.takes_part(&mailbox, &from)? {
+            return Ok(no_part());
+        }
+        let mut mine = Vec::new();
+        for id in ids.iter().take(IDS_MAX) {
+            let ours = self
+                .db
+                .prepare_cached(
+                    "SELECT 1 FROM statements WHERE hash = ?1 AND mailbox = ?2 AND lasting < 2",
+                )?
+                .exists(params![id.0, mailbox.0])?;
+            if ours {
+                mine.push(*id);
+            }
+        }
+        self.send_stored_statements(from, &mine)?;
+        Ok(Response::Done)
+    }
+
+    pub(super) fn fetch_envelopes(
+        &mut self,
+        from: NodeId,
+        mailbox: AccountId,
+        ids: &[EnvelopeId],
+    ) -> Result<Response> {
+        if !self.takes_part(&mailbox, &from)? {
+            return Ok(no_part());
+        }
+        let ids: Vec<EnvelopeId> = ids.iter().take(IDS_MAX).copied().collect();
+        self.send_kept(from, mailbox, &ids)?;
+        Ok(Response::Done)
+    }
+
+    /// Sends kept envelopes with the encapsulations they name, oldest first: what was sealed in order
+    /// opens in order.
+    fn send_kept(&mut self, to: NodeId, mailbox: AccountId, ids: &[EnvelopeId]) -> Result<()> {
+        let mut rows: Vec<(u64, i64, Vec<u8>, Vec<u8>)> = Vec::new();
+        for id in ids {
+            let row = one(self
+                .db
+                .prepare_cached(
+                    "SELECT created, id, bytes, seals FROM envelopes
+                     WHERE envelope = ?1 AND mailbox = ?2 AND hidden IS NULL",
+                )?
+                .query_row(params![id.0, mailbox.0], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+                }))?;
+            rows.extend(row);
+        }
+        rows.sort_by_key(|(created, id, _, _)| (*created, *id));
+        let mut parcels = Vec::new();
+        let mut size = 0;
+        let mut given: BTreeSet<[u8; 16]> = BTreeSet::new();
+        for (_, _, bytes, names) in rows {
+            let fresh: Vec<u8> = names
+                .chunks_exact(16)
+                .filter_map(|name| <[u8; 16]>::try_from(name).ok())
+                .filter(|name| given.insert(*name))
+                .flatten()
+                .collect();
+            let seals = self.stored_seals(&mailbox, &fresh)?;
+            let length = bytes.len() + seals.len() * 1_300;
+            if size > 0 && size + length > BATCH_BYTES {
+                let parcels = std::mem::take(&mut parcels);
+                self.send(to, &Frame::Put { parcels, pass_on: vec![] });
+                size = 0;
+            }
+            size += length;
+            parcels.push(Parcel { envelope: bytes.into(), seals });
+        }
+        if !parcels.is_empty() {
+            self.send(to, &Frame::Put { parcels, pass_on: vec![] });
+        }
+        Ok(())
+    }
+}
+
+fn no_part() -> Response {
+    Response::No { why: "this node has no part in that mailbox".into(), retry: false }
+}
+
+fn internal(error: pumasi_protocol::reconcile::ReconcileError) -> Error {
+    Error::new(ErrorKind::Internal, error.to_string())
+}

@@ -1,0 +1,253 @@
+//! Opens the SQLite database: settings, migrations, the lock on the data directory. Queries stand
+//! with the code that needs them; rules are not here.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Name of the database in the data directory.
+pub(crate) const DATABASE: &str = "node.db";
+/// Name of the lock file in the data directory.
+const LOCK: &str = "lock";
+/// SQLite versions below this one may corrupt a WAL database (WAL-reset bug).
+const SQLITE_FLOOR: i32 = 3_051_003;
+/// Marks the file as ours (PRAGMA application_id): "PUMA".
+const APPLICATION_ID: i32 = 0x5055_4d41;
+/// The schema, one step per version.
+const MIGRATIONS: [&str; 1] = [include_str!("store/schema.sql")];
+/// Checkpoint when the WAL has grown to this many pages of 4 KiB (4 MiB).
+pub(crate) const CHECKPOINT_PAGES: i64 = 1_024;
+
+/// The exclusive lock on a data directory; released when dropped.
+#[derive(Debug)]
+pub(crate) struct DirectoryLock {
+    _file: File,
+}
+
+/// Makes the directory (mode 0700) and takes its lock.
+///
+/// # Errors
+/// `Unavailable` when another process holds it, `Storage` when the directory cannot be written.
+pub(crate) fn lock(directory: &Path) -> Result<DirectoryLock> {
+    let storage = |what: &str, error: &dyn std::fmt::Display| {
+        Error::new(
+            ErrorKind::Storage,
+            format!(
+                "{what} {}: {error}; check that the directory can be written",
+                directory.display()
+            ),
+        )
+    };
+    make_private(directory).map_err(|error| storage("cannot make the data directory", &error))?;
+    let path = directory.join(LOCK);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|error| storage("cannot open the lock file in", &error))?;
+    let exclusive = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    if rustix::fs::flock(&file, exclusive).is_err() {
+        let mut holder = String::new();
+        let _ = file.read_to_string(&mut holder);
+        let holder = holder.trim();
+        let by = if holder.is_empty() { String::new() } else { format!(" (process {holder})") };
+        return Err(Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "{} is in use by another daemon{by}: stop it first, or name another directory with --data-dir",
+                directory.display()
+            ),
+        ));
+    }
+    let write = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+    write.map_err(|error| storage("cannot write the lock file in", &error))?;
+    Ok(DirectoryLock { _file: file })
+}
+
+fn make_private(directory: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+/// Path of the database of a data directory.
+pub(crate) fn database(directory: &Path) -> PathBuf {
+    directory.join(DATABASE)
+}
+
+/// Opens the one connection that writes, and brings the schema up to date.
+///
+/// # Errors
+/// `Storage` when the file is damaged, not ours, written by a newer program, or cannot be opened.
+pub(crate) fn open(directory: &Path) -> Result<Connection> {
+    let path = database(directory);
+    if rusqlite::version_number() < SQLITE_FLOOR {
+        let version = rusqlite::version();
+        return Err(Error::new(
+            ErrorKind::Storage,
+            format!("SQLite {version} may corrupt databases; 3.51.3 or newer is needed"),
+        ));
+    }
+    let explained = |error: rusqlite::Error| {
+        Error::new(
+            ErrorKind::Storage,
+            format!(
+                "cannot open {}: {error}; the file may be damaged or not writable. Nothing was changed",
+                path.display()
+            ),
+        )
+    };
+    let db = Connection::open(&path).map_err(explained)?;
+    settings(&db).map_err(explained)?;
+    migrate(&db, &path)?;
+    let problem: String =
+        db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(explained)?;
+    if problem != "ok" {
+        return Err(Error::new(
+            ErrorKind::Storage,
+            format!("{} is damaged ({problem}): restore it from a copy", path.display()),
+        ));
+    }
+    Ok(db)
+}
+
+/// An in-memory database with the schema, for tests and the simulator.
+#[cfg(test)]
+pub(crate) fn open_in_memory() -> Result<Connection> {
+    let db = Connection::open_in_memory()?;
+    db.execute_batch(MIGRATIONS[0])?;
+    Ok(db)
+}
+
+fn settings(db: &Connection) -> rusqlite::Result<()> {
+    db.set_prepared_statement_cache_capacity(256);
+    db.execute_batch(
+        "PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA foreign_keys = ON;
+         PRAGMA trusted_schema = OFF;
+         PRAGMA cell_size_check = ON;
+         PRAGMA mmap_size = 0;
+         PRAGMA busy_timeout = 5000;
+         PRAGMA wal_autocheckpoint = 0;
+         PRAGMA journal_size_limit = 16777216;
+         PRAGMA cache_size = -8192;
+         PRAGMA temp_store = MEMORY;",
+    )
+}
+
+/// A connection that only reads, for lists.
+///
+/// # Errors
+/// `Storage` when the file cannot be opened.
+pub(crate) fn open_reader(directory: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(database(directory), flags)?;
+    db.set_prepared_statement_cache_capacity(64);
+    db.execute_batch(
+        "PRAGMA query_only = ON; PRAGMA trusted_schema = OFF; PRAGMA mmap_size = 0;
+         PRAGMA busy_timeout = 5000; PRAGMA cache_size = -2048;",
+    )?;
+    Ok(db)
+}
+
+fn migrate(db: &Connection, path: &Path) -> Result<()> {
+    let number = |pragma: &str| -> rusqlite::Result<i64> {
+        db.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))
+    };
+    let known = MIGRATIONS.len() as i64;
+    let version = number("user_version")?;
+    let ours = number("application_id")?;
+    if ours != 0 && ours != i64::from(APPLICATION_ID) {
+        return Err(Error::new(
+            ErrorKind::Storage,
+            format!("{} is not a Pumasi database", path.display()),
+        ));
+    }
+    if version > known {
+        return Err(Error::new(
+            ErrorKind::Storage,
+            format!(
+                "{} was written by a newer program (schema {version}, known here: {known}): update",
+                path.display()
+            ),
+        ));
+    }
+    if version > 0 && version < known {
+        let copy = path.with_extension(format!("before-{known}.db"));
+        db.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
+    }
+    for step in version..known {
+        let sql = MIGRATIONS[usize::try_from(step).unwrap_or_default()];
+        db.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {sql} PRAGMA user_version = {}; PRAGMA application_id = {APPLICATION_ID}; COMMIT;",
+            step + 1
+        ))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_opens_again_and_keeps_its_settings() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(open(directory.path()).unwrap());
+        let db = open(directory.path()).unwrap();
+        let mode: String = db.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+        assert_eq!(mode, "wal");
+        let synchronous: i64 = db.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+        assert_eq!(synchronous, 2);
+    }
+
+    #[test]
+    fn a_second_daemon_on_the_same_directory_is_told_who_holds_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = lock(directory.path()).unwrap();
+        let error = lock(directory.path()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.message().contains(&std::process::id().to_string()), "{error}");
+        drop(first);
+        assert!(lock(directory.path()).is_ok());
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_and_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = open(directory.path()).unwrap();
+        db.execute_batch("PRAGMA user_version = 99").unwrap();
+        drop(db);
+        let error = open(directory.path()).unwrap_err();
+        assert!(error.message().contains("newer program"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_refused_and_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = database(directory.path());
+        let garbage = vec![0x5a; 8_192];
+        std::fs::write(&path, &garbage).unwrap();
+        assert_eq!(open(directory.path()).unwrap_err().kind(), ErrorKind::Storage);
+        assert_eq!(std::fs::read(&path).unwrap(), garbage);
+    }
+
+    #[test]
+    fn a_foreign_database_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = Connection::open(database(directory.path())).unwrap();
+        db.execute_batch("PRAGMA application_id = 7; CREATE TABLE t (x)").unwrap();
+        drop(db);
+        let error = open(directory.path()).unwrap_err();
+        assert!(error.message().contains("not a Pumasi database"), "{error}");
+    }
+}

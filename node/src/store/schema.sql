@@ -1,0 +1,263 @@
+-- Version 1. Amounts and counters that need all of 64 bits are stored inside versioned blobs; times
+-- are milliseconds since 1970. Secrets are sealed by the vault (see vault.rs) before they come here.
+
+CREATE TABLE meta (
+  key   TEXT PRIMARY KEY,
+  value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Accounts whose device is on this node.
+CREATE TABLE accounts (
+  account  BLOB PRIMARY KEY,
+  name     TEXT NOT NULL UNIQUE,
+  record   BLOB NOT NULL,            -- Signed<AccountRecord>
+  keys     BLOB NOT NULL,            -- Signed<KeyBundle>
+  secrets  BLOB NOT NULL,            -- sealed: device seed, device seal seed, locator seed
+  ratchet  BLOB NOT NULL,            -- sealed: Olm account
+  created  INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE contacts (
+  account  BLOB NOT NULL,
+  contact  BLOB NOT NULL,
+  name     TEXT NOT NULL,
+  active   INTEGER NOT NULL,         -- 0: invited, 1: the other side answered
+  record   BLOB NOT NULL,            -- Signed<AccountRecord>
+  keys     BLOB,                     -- Signed<KeyBundle>, once fetched
+  secrets  BLOB NOT NULL,            -- sealed: capabilities, today's seal keys
+  chat     BLOB NOT NULL,            -- state of the conversation
+  sessions BLOB,                     -- sealed: Olm sessions with the contact's device
+  verified INTEGER NOT NULL DEFAULT 0,
+  blocked  INTEGER NOT NULL DEFAULT 0,
+  added    INTEGER NOT NULL,
+  PRIMARY KEY (account, contact)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX contacts_name ON contacts (account, name);
+CREATE INDEX contacts_by_contact ON contacts (contact);
+
+-- Invitations given out and not yet used up.
+CREATE TABLE invitations (
+  account    BLOB NOT NULL,
+  capability BLOB NOT NULL,          -- its id, as on envelopes
+  name       TEXT,                   -- what the one who comes will be called
+  used_by    BLOB,                   -- the contact that used it; others are refused
+  expires    INTEGER NOT NULL,
+  PRIMARY KEY (account, capability)
+) STRICT, WITHOUT ROWID;
+
+-- What people see: texts and IOUs, both directions.
+CREATE TABLE messages (
+  id         INTEGER PRIMARY KEY AUTOINCREMENT,
+  account    BLOB NOT NULL,
+  contact    BLOB NOT NULL,
+  message    BLOB NOT NULL,
+  outgoing   INTEGER NOT NULL,
+  kind       INTEGER NOT NULL,       -- 0: text, 1: IOU
+  sequence   INTEGER NOT NULL,
+  time       INTEGER NOT NULL,
+  content    BLOB NOT NULL,          -- encoded Content, or Signed<Entry> of an IOU
+  payment    BLOB,                   -- of an IOU
+  state      INTEGER NOT NULL,       -- delivery::State::code
+  safe       INTEGER NOT NULL DEFAULT 0,
+  buildings  INTEGER NOT NULL DEFAULT 0,
+  safe_until INTEGER,
+  gap        INTEGER NOT NULL DEFAULT 0,
+  envelope   BLOB,                   -- received: the envelope that brought it
+  UNIQUE (account, message)
+) STRICT;
+CREATE INDEX messages_shown ON messages (account, contact, time, sequence, message);
+CREATE INDEX messages_sequence ON messages (account, contact, outgoing, sequence) WHERE kind = 0;
+CREATE INDEX messages_unread ON messages (account, contact) WHERE outgoing = 0 AND state < 4;
+CREATE INDEX messages_waiting ON messages (account, contact) WHERE outgoing = 1 AND safe = 0;
+CREATE INDEX messages_payment ON messages (account, payment) WHERE payment IS NOT NULL;
+
+-- Sendings under way: until delivered and safe.
+CREATE TABLE outgoing (
+  id        INTEGER PRIMARY KEY AUTOINCREMENT,
+  account   BLOB NOT NULL,
+  contact   BLOB NOT NULL,
+  message   BLOB NOT NULL,
+  kind      INTEGER NOT NULL,        -- 0: encoded Content, 1: Signed<Entry>
+  payload   BLOB NOT NULL,
+  envelope  BLOB,                    -- id, once sealed
+  bytes     BLOB,                    -- the envelope
+  receipts  BLOB NOT NULL,           -- keepers that signed, and until when
+  delivered INTEGER NOT NULL DEFAULT 0,
+  expires   INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX outgoing_envelope ON outgoing (envelope) WHERE envelope IS NOT NULL;
+CREATE INDEX outgoing_contact ON outgoing (account, contact);
+CREATE INDEX outgoing_expires ON outgoing (expires);
+
+-- What is to be handed to which node; a row goes when that node has answered.
+CREATE TABLE outbox (
+  id   INTEGER PRIMARY KEY AUTOINCREMENT,
+  node BLOB NOT NULL,
+  kind INTEGER NOT NULL,             -- 0: envelope (outgoing.id), 1: statement (statements.id)
+  item INTEGER NOT NULL
+) STRICT;
+CREATE INDEX outbox_node ON outbox (node, id);
+CREATE INDEX outbox_item ON outbox (kind, item);
+
+-- Custody receipts as proof: the signed bytes once, whatever the number of envelopes on them.
+CREATE TABLE receipts (
+  id    INTEGER PRIMARY KEY AUTOINCREMENT,
+  until INTEGER NOT NULL,
+  bytes BLOB NOT NULL
+) STRICT;
+CREATE INDEX receipts_until ON receipts (until);
+CREATE TABLE receipt_items (
+  account BLOB NOT NULL,
+  message BLOB NOT NULL,
+  keeper  BLOB NOT NULL,
+  receipt INTEGER NOT NULL,
+  PRIMARY KEY (account, message, keeper)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX receipt_items_receipt ON receipt_items (receipt);
+
+-- What owners said about their mailboxes: own accounts' and kept ones'.
+CREATE TABLE statements (
+  id      INTEGER PRIMARY KEY AUTOINCREMENT,
+  mailbox BLOB NOT NULL,
+  hash    BLOB NOT NULL UNIQUE,
+  time    INTEGER NOT NULL,
+  lasting INTEGER NOT NULL,          -- 1: grants and revocations, which do not expire
+  bytes   BLOB NOT NULL
+) STRICT;
+CREATE INDEX statements_mailbox ON statements (mailbox, time);
+CREATE INDEX statements_time ON statements (time) WHERE lasting = 0;
+-- Envelopes that their owner has acknowledged, and by which statement.
+CREATE TABLE acknowledged (
+  envelope  BLOB PRIMARY KEY,
+  mailbox   BLOB NOT NULL,
+  statement INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX acknowledged_statement ON acknowledged (statement);
+
+-- Who may leave envelopes in a mailbox, own or kept.
+CREATE TABLE capabilities (
+  mailbox    BLOB NOT NULL,
+  capability BLOB NOT NULL,
+  tag_key    BLOB NOT NULL,
+  revoked    INTEGER NOT NULL DEFAULT 0,
+  items      INTEGER NOT NULL DEFAULT 0,
+  bytes      INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (mailbox, capability)
+) STRICT, WITHOUT ROWID;
+
+-- Mailboxes kept for others.
+CREATE TABLE kept (
+  mailbox BLOB PRIMARY KEY,
+  contact INTEGER NOT NULL,          -- kept for a contact, else for a newcomer
+  record  BLOB NOT NULL,             -- Signed<AccountRecord>
+  keys    BLOB NOT NULL,             -- Signed<KeyBundle>
+  items   INTEGER NOT NULL DEFAULT 0,
+  bytes   INTEGER NOT NULL DEFAULT 0,
+  since   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+-- Kept: envelopes for others. Own: envelopes that this device could not open.
+CREATE TABLE envelopes (
+  id         INTEGER PRIMARY KEY AUTOINCREMENT,
+  mailbox    BLOB NOT NULL,
+  envelope   BLOB NOT NULL UNIQUE,
+  created    INTEGER NOT NULL,
+  expires    INTEGER NOT NULL,
+  hidden     INTEGER,                -- when its owner acknowledged it
+  capability BLOB NOT NULL,
+  seals      BLOB NOT NULL,          -- names of the seal keys it needs, 16 bytes each
+  bytes      BLOB NOT NULL
+) STRICT;
+CREATE INDEX envelopes_live ON envelopes (mailbox, created) WHERE hidden IS NULL;
+CREATE INDEX envelopes_hidden ON envelopes (hidden) WHERE hidden IS NOT NULL;
+CREATE INDEX envelopes_expires ON envelopes (expires);
+CREATE TABLE encapsulations (
+  mailbox BLOB NOT NULL,
+  name    BLOB NOT NULL,
+  expires INTEGER NOT NULL,
+  bytes   BLOB NOT NULL,
+  PRIMARY KEY (mailbox, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX encapsulations_expires ON encapsulations (expires);
+-- One-time prekeys to hand out for kept accounts.
+CREATE TABLE one_time_keys (
+  id      INTEGER PRIMARY KEY AUTOINCREMENT,
+  mailbox BLOB NOT NULL,
+  bytes   BLOB NOT NULL
+) STRICT;
+CREATE INDEX one_time_keys_mailbox ON one_time_keys (mailbox, id);
+
+-- Seal keys that others agreed with own devices.
+CREATE TABLE seal_keys (
+  account BLOB NOT NULL,
+  name    BLOB NOT NULL,
+  contact BLOB NOT NULL,
+  key     BLOB NOT NULL,             -- sealed
+  expires INTEGER NOT NULL,
+  PRIMARY KEY (account, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX seal_keys_expires ON seal_keys (expires);
+
+CREATE TABLE lines (
+  account BLOB NOT NULL,
+  line    BLOB NOT NULL,
+  contact BLOB NOT NULL,
+  unit    TEXT NOT NULL,
+  state   BLOB NOT NULL,             -- line::Line
+  PRIMARY KEY (account, line)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX lines_contact ON lines (account, contact);
+CREATE TABLE entries (
+  id       INTEGER PRIMARY KEY AUTOINCREMENT,
+  account  BLOB NOT NULL,
+  line     BLOB NOT NULL,
+  hash     BLOB NOT NULL,
+  chain    BLOB NOT NULL,
+  sequence INTEGER NOT NULL,
+  bytes    BLOB NOT NULL,            -- Signed<Entry>
+  applied  BLOB,                     -- line::EntryRecord; absent while entries before it are missing
+  UNIQUE (account, hash)
+) STRICT;
+CREATE INDEX entries_place ON entries (account, chain, sequence);
+CREATE INDEX entries_waiting ON entries (account, line) WHERE applied IS NULL;
+CREATE TABLE ious (
+  account  BLOB NOT NULL,
+  line     BLOB NOT NULL,
+  debtor   BLOB NOT NULL,
+  payment  BLOB NOT NULL,
+  contact  BLOB NOT NULL,
+  record   BLOB NOT NULL,            -- line::IouRecord
+  reason   TEXT,                     -- why it was declined
+  PRIMARY KEY (account, line, debtor, payment)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX ious_payment ON ious (account, payment);
+
+-- What was answered to calls with an idempotency key.
+CREATE TABLE idempotency (
+  account BLOB NOT NULL,
+  scope   TEXT NOT NULL,
+  key     TEXT NOT NULL,
+  request BLOB NOT NULL,             -- hash of what was asked
+  result  BLOB NOT NULL,             -- id of what came of it
+  time    INTEGER NOT NULL,
+  PRIMARY KEY (account, scope, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX idempotency_time ON idempotency (time);
+
+CREATE TABLE nodes (
+  node    BLOB PRIMARY KEY,
+  record  BLOB NOT NULL,             -- Signed<NodeRecord>
+  signed  INTEGER NOT NULL,
+  expires INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX nodes_expires ON nodes (expires);
+CREATE TABLE blocked_nodes (
+  node BLOB PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE events (
+  seq     INTEGER PRIMARY KEY AUTOINCREMENT,
+  time    INTEGER NOT NULL,
+  account BLOB,
+  kind    TEXT NOT NULL,
+  data    TEXT NOT NULL
+) STRICT;

@@ -1,0 +1,365 @@
+//! What API, command line and embedding programs see: plain structs in text and numbers. One set for
+//! all three, so that a field has one name everywhere.
+
+use std::collections::BTreeMap;
+
+use pumasi_protocol::delivery::State;
+use serde::{Deserialize, Serialize};
+
+/// Money: a whole number of the unit's smallest part, as text (JSON numbers lose digits).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Money {
+    /// Digits only; a minus sign where a balance may be negative.
+    pub amount: String,
+    /// The unit, such as `KRW`.
+    pub currency: String,
+}
+
+/// The node itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Node id, `pn1...`.
+    pub id: String,
+    /// The same key as libp2p writes it, for addresses: `12D3Koo...`.
+    pub peer_id: String,
+    /// Program version.
+    pub version: String,
+    /// Network id.
+    pub network: String,
+    /// Addresses with the peer id, as others can dial them.
+    pub addresses: Vec<String>,
+    /// Who runs it.
+    pub operator: String,
+    /// Where it stands.
+    pub building: String,
+    /// Whether it keeps mailboxes of its accounts' contacts.
+    pub keeps_for_contacts: bool,
+    /// How many newcomers' mailboxes it keeps at most.
+    pub newcomers: u32,
+}
+
+/// An account on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountView {
+    /// Account id, `pm1...`.
+    pub id: String,
+    /// Its name on this node and in its record.
+    pub name: String,
+    /// Thirty digits to compare with what a contact sees.
+    pub fingerprint: String,
+    /// Epoch of the device on this node.
+    pub epoch: u64,
+    /// Version of the account record.
+    pub record_version: u64,
+    /// When it was made here (RFC 3339).
+    pub created: String,
+}
+
+/// A new account: the only time its words are seen.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewAccountView {
+    /// The account.
+    pub account: AccountView,
+    /// Its 24 words, in order. Not stored anywhere.
+    pub phrase: Vec<String>,
+}
+
+/// What burning a building would leave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossView {
+    /// The building.
+    pub building: String,
+    /// Keepers in it.
+    pub keepers: usize,
+    /// Buildings with keepers that would be left.
+    pub left: usize,
+    /// Whether what is safe would survive.
+    pub survives: bool,
+    /// The same in a sentence.
+    pub text: String,
+}
+
+/// A keeper of an account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeeperView {
+    /// Node id.
+    pub node: String,
+    /// Who runs it.
+    pub operator: String,
+    /// Where it stands.
+    pub building: String,
+    /// Whether there is a session with it now.
+    pub connected: bool,
+}
+
+/// Where an account's mailbox is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepersView {
+    /// Account id.
+    pub account: String,
+    /// How many keepers are wanted (N).
+    pub wanted: usize,
+    /// How many buildings make an item safe (W).
+    pub safe_copies: u8,
+    /// Distinct buildings now.
+    pub buildings: usize,
+    /// Distinct operators now.
+    pub operators: usize,
+    /// The keepers.
+    pub keepers: Vec<KeeperView>,
+    /// Per building: what would be lost if it burned.
+    pub losses: Vec<LossView>,
+    /// What stands in the way of more keepers, if fewer than wanted.
+    pub missing: Option<String>,
+}
+
+/// A mailbox that this node keeps for somebody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptView {
+    /// Account id of its owner.
+    pub account: String,
+    /// Whether its owner is a contact of an account here (else a newcomer).
+    pub contact: bool,
+    /// Envelopes waiting for the owner.
+    pub items: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// An invitation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InvitationView {
+    /// The link to send.
+    pub link: String,
+    /// The same for a QR code (capitals).
+    pub qr: String,
+    /// What the other side compares.
+    pub fingerprint: String,
+    /// When it ends (RFC 3339).
+    pub expires: String,
+    /// A warning, when fewer keepers than wanted would take an answer.
+    pub warning: Option<String>,
+}
+
+/// A contact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContactView {
+    /// Account id.
+    pub id: String,
+    /// The name you gave (unique per account).
+    pub name: String,
+    /// The name it gives itself.
+    pub own_name: String,
+    /// Thirty digits to compare.
+    pub fingerprint: String,
+    /// `invited` until the other side answered, then `active`.
+    pub state: String,
+    /// Whether you compared fingerprints.
+    pub verified: bool,
+    /// Whether you blocked it.
+    pub blocked: bool,
+    /// Its home node.
+    pub node: String,
+    /// How many keepers its record lists.
+    pub keepers: usize,
+    /// When it was added (RFC 3339).
+    pub added: String,
+}
+
+/// A message, from the side of one account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageView {
+    /// Message id, `msg1...`: the same at sender and recipient.
+    pub id: String,
+    /// Account id of the contact.
+    pub contact: String,
+    /// The contact's name.
+    pub contact_name: String,
+    /// `out` or `in`.
+    pub direction: String,
+    /// `text` or `iou`.
+    pub kind: String,
+    /// The text; of an IOU its purpose.
+    pub text: String,
+    /// Of an IOU: how much.
+    pub amount: Option<Money>,
+    /// Of an IOU: the payment it makes.
+    pub payment: Option<String>,
+    /// Counts the sender's texts in this chat from 1; 0 for IOUs.
+    pub sequence: u64,
+    /// By the sender's clock (RFC 3339).
+    pub time: String,
+    /// How far it has come: `saved`, `one_building`, `safe`, `delivered`, `read`.
+    pub state: State,
+    /// Whether it was ever proven safe (a delivered message may have been delivered first).
+    pub safe: bool,
+    /// How many buildings signed for it.
+    pub buildings: usize,
+    /// Until when it is safe at least (RFC 3339), where it is.
+    pub safe_until: Option<String>,
+    /// How many of the sender's messages right before this one are missing.
+    pub gap: u64,
+}
+
+/// One conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatView {
+    /// Account id of the contact.
+    pub contact: String,
+    /// The contact's name.
+    pub name: String,
+    /// Received and not marked read.
+    pub unread: u64,
+    /// Own messages not yet safe.
+    pub waiting: u64,
+    /// The latest message.
+    pub last: Option<MessageView>,
+}
+
+/// A line with a contact in one unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineView {
+    /// Line id.
+    pub id: String,
+    /// Account id of the contact.
+    pub contact: String,
+    /// The contact's name.
+    pub name: String,
+    /// The unit.
+    pub unit: String,
+    /// What the contact owes you; negative: you owe.
+    pub balance: String,
+    /// How much you let the contact owe you.
+    pub limit_given: String,
+    /// How much the contact lets you owe.
+    pub limit_received: String,
+    /// What you can pay now.
+    pub available: String,
+    /// Your IOUs not yet accepted.
+    pub held_out: String,
+    /// The contact's IOUs that you have not accepted yet.
+    pub held_in: String,
+    /// All of yours that were accepted.
+    pub settled_out: String,
+    /// All of the contact's that you accepted.
+    pub settled_in: String,
+    /// New debt is stopped: one side signed two entries in one place.
+    pub frozen: bool,
+    /// Both sides closed it.
+    pub closed: bool,
+}
+
+/// A payment, from the side of one account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentView {
+    /// Payment id, `pay1...`: the same at payer and payee.
+    pub id: String,
+    /// Account id of the contact.
+    pub contact: String,
+    /// The contact's name.
+    pub contact_name: String,
+    /// `out` (you pay) or `in`.
+    pub direction: String,
+    /// How much.
+    pub amount: Money,
+    /// The purpose.
+    pub note: String,
+    /// `held` until the payee's node accepts, then `accepted`, or `declined`.
+    pub state: String,
+    /// Why it was declined.
+    pub reason: Option<String>,
+    /// How far the IOU has come as an item: the same states as a message.
+    pub delivery: State,
+    /// Whether the debt is proven safe.
+    pub safe: bool,
+    /// How many buildings signed for it.
+    pub buildings: usize,
+    /// By the payer's clock (RFC 3339).
+    pub time: String,
+}
+
+/// An event of the node's one durable sequence.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventView {
+    /// Rises by 1; no holes within retention.
+    pub seq: u64,
+    /// `evt_<seq>`: stable.
+    pub id: String,
+    /// Such as `message.received`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// When (RFC 3339).
+    pub time: String,
+    /// Account id it concerns, where it concerns one.
+    pub account: Option<String>,
+    /// The object it is about: a message, payment, contact, ...
+    pub data: serde_json::Value,
+}
+
+/// Another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerView {
+    /// Node id.
+    pub node: String,
+    /// An address.
+    pub address: Option<String>,
+    /// Who runs it, by its record.
+    pub operator: String,
+    /// Where it stands, by its record.
+    pub building: String,
+    /// How many newcomers it offers to keep for.
+    pub newcomers: u32,
+    /// Whether there is a session now.
+    pub connected: bool,
+    /// Whether you blocked it.
+    pub blocked: bool,
+}
+
+/// One account's part of the status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountStatusView {
+    /// The account.
+    pub account: AccountView,
+    /// Keepers now, and wanted.
+    pub keepers: usize,
+    /// Keepers wanted.
+    pub keepers_wanted: usize,
+    /// Distinct buildings of the keepers.
+    pub buildings: usize,
+    /// Contacts.
+    pub contacts: u64,
+    /// Unread messages.
+    pub unread: u64,
+    /// Own items not yet safe.
+    pub waiting: u64,
+    /// Balance per unit over all lines.
+    pub balances: BTreeMap<String, String>,
+}
+
+/// The status of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// The node.
+    pub node: NodeView,
+    /// Its accounts.
+    pub accounts: Vec<AccountStatusView>,
+    /// Sessions now.
+    pub connected: usize,
+    /// Nodes known.
+    pub known_nodes: u64,
+    /// Mailboxes kept for others.
+    pub keeping: u64,
+    /// Envelopes in them.
+    pub kept_items: u64,
+    /// Sendings that wait for another node.
+    pub outbox: u64,
+    /// Bytes of frames received from other nodes since the start.
+    pub bytes_in: u64,
+    /// Bytes of frames sent to other nodes since the start.
+    pub bytes_out: u64,
+    /// Seconds since start.
+    pub uptime: u64,
+    /// What is wrong, in words, each with what to do.
+    pub alarms: Vec<String>,
+}

@@ -1,0 +1,22 @@
+//! The rules of Pumasi, as pure functions: no I/O, no clock, no randomness of its own, no async.
+//! Time ([`types::Time`]) and random bytes come in as arguments; changes and answers go out as values.
+//!
+//! Modules in reading order: [`types`], [`codec`], [`crypto`], [`identity`], [`record`],
+//! [`invitation`], [`envelope`], [`seal`], [`mailbox`], [`reconcile`], [`delivery`], [`placement`],
+//! [`chat`], [`line`], [`wire`].
+
+pub mod chat;
+pub mod codec;
+pub mod crypto;
+pub mod delivery;
+pub mod envelope;
+pub mod identity;
+pub mod invitation;
+pub mod line;
+pub mod mailbox;
+pub mod placement;
+pub mod reconcile;
+pub mod record;
+pub mod seal;
+pub mod types;
+pub mod wire;

@@ -1,0 +1,187 @@
+//! Two ends with their stores, for the unit tests of a line. Random histories are in
+//! `tests/line_model.rs`.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::codec::{decode, encode};
+use crate::crypto::{self, Signable, Signed, SigningKey};
+use crate::types::Time;
+
+mod admission;
+mod contradiction;
+mod story;
+
+const ALICE: AccountId = AccountId([1; 32]);
+const BOB: AccountId = AccountId([2; 32]);
+
+fn unit() -> Unit {
+    "KRW".parse().unwrap()
+}
+
+fn pay(n: u8) -> PaymentId {
+    PaymentId([n; 32])
+}
+
+fn key(who: AccountId) -> SigningKey {
+    SigningKey::from_seed(who.as_bytes())
+}
+
+fn stamp(who: AccountId) -> Stamp {
+    Stamp {
+        certificate: Hash(*who.as_bytes()),
+        now: Time(1),
+    }
+}
+
+/// One end: the line and what a node would keep in its store.
+struct End {
+    line: Line,
+    entries: BTreeMap<Hash, (Entry, EntryRecord)>,
+    ious: BTreeMap<(AccountId, PaymentId), IouRecord>,
+}
+
+impl End {
+    fn new(me: AccountId, other: AccountId) -> Self {
+        let line = Line::new(me, other, unit()).unwrap();
+        Self {
+            line,
+            entries: BTreeMap::new(),
+            ious: BTreeMap::new(),
+        }
+    }
+
+    fn known(&self, entry: &Entry) -> Known {
+        let needs = self.line.needs(entry);
+        let record = |id: &PaymentId| Some((*id, self.ious.get(&(needs.debtor, *id))?.clone()));
+        let at_this_place = |(_, (stored, _)): &(&Hash, &(Entry, EntryRecord))| {
+            needs.place && stored.sequence == entry.sequence && stored.author == entry.author
+        };
+        let here = self.entries.iter().filter(at_this_place);
+        Known {
+            ious: needs.ious.iter().filter_map(record).collect(),
+            here: here.map(|(hash, _)| *hash).collect(),
+            previous: self.entries.get(&entry.previous).map(|(_, record)| *record),
+        }
+    }
+
+    /// Applies an entry and says what it did.
+    fn seeing(&mut self, entry: &Entry) -> Result<Received, EntryFault> {
+        let hash = hash_of(entry);
+        let received = self.line.receive(entry, hash, &self.known(entry))?;
+        self.entries.insert(hash, (entry.clone(), received.entry));
+        for (id, record) in &received.records {
+            self.ious.insert((received.debtor, *id), record.clone());
+        }
+        self.line.apply(received.clone());
+        Ok(received)
+    }
+
+    fn take(&mut self, entry: &Entry) -> Result<(), EntryFault> {
+        self.seeing(entry).map(|_| ())
+    }
+
+    fn record(&self, debtor: AccountId, id: PaymentId) -> Option<&IouRecord> {
+        self.ious.get(&(debtor, id))
+    }
+
+    fn status(&self, debtor: AccountId, id: PaymentId) -> Option<IouStatus> {
+        self.record(debtor, id).map(IouRecord::status)
+    }
+
+    fn iou(&self, id: u8, amount: u64) -> Result<Entry, Refusal> {
+        let me = self.line.me();
+        let known = self.record(me, pay(id));
+        self.line
+            .propose_iou(stamp(me), pay(id), Amount(amount), "", known)
+    }
+}
+
+/// The hash that the signed entry will have: signatures are not part of it.
+fn hash_of(entry: &Entry) -> Hash {
+    crypto::hash(Entry::CONTEXT, &[&encode(entry)])
+}
+
+/// Both ends of one line, with instant delivery where a test does not hold entries back.
+struct Pair {
+    alice: End,
+    bob: End,
+}
+
+impl Pair {
+    /// Alice may owe Bob `limit`.
+    fn with_limit(limit: u64) -> Self {
+        let mut pair = Self {
+            alice: End::new(ALICE, BOB),
+            bob: End::new(BOB, ALICE),
+        };
+        pair.both(
+            &pair
+                .bob
+                .line
+                .propose_limit(stamp(BOB), Amount(limit))
+                .unwrap(),
+        );
+        pair
+    }
+
+    fn both(&mut self, entry: &Entry) {
+        let mine = self.alice.seeing(entry);
+        let theirs = self.bob.seeing(entry);
+        assert_eq!(mine.map(|r| r.records), theirs.map(|r| r.records));
+        assert_eq!(self.alice.line.mine, self.bob.line.theirs);
+        assert_eq!(self.alice.line.theirs, self.bob.line.mine);
+    }
+
+    /// Bob signs all answers that are due.
+    fn bob_answers(&mut self) -> Answers {
+        let answers = self.bob.line.answers_due();
+        for ious in answers.accept.chunks(MAX_ACCEPT) {
+            self.both(&self.bob.line.propose_accept(stamp(BOB), ious).unwrap());
+        }
+        for (iou, reason) in &answers.decline {
+            self.both(
+                &self
+                    .bob
+                    .line
+                    .propose_decline(stamp(BOB), *iou, *reason)
+                    .unwrap(),
+            );
+        }
+        assert_eq!(self.bob.line.answers_due(), Answers::default());
+        answers
+    }
+
+    fn alice_owes(&mut self, id: u8, amount: u64) {
+        self.both(&self.alice.iou(id, amount).unwrap());
+        assert_eq!(self.bob_answers().accept, [pay(id)]);
+    }
+
+    fn bob_owes(&mut self, id: u8, amount: u64) {
+        self.both(&self.bob.iou(id, amount).unwrap());
+        let accept = self
+            .alice
+            .line
+            .propose_accept(stamp(ALICE), &[pay(id)])
+            .unwrap();
+        self.both(&accept);
+    }
+}
+
+/// An entry after `previous` of the same author.
+fn after(previous: &Entry, operation: Operation) -> Entry {
+    Entry {
+        sequence: previous.sequence + 1,
+        previous: hash_of(previous),
+        operation,
+        ..previous.clone()
+    }
+}
+
+fn iou(id: u8, amount: u64) -> Operation {
+    Operation::Iou {
+        id: pay(id),
+        amount: Amount(amount),
+        purpose: String::new(),
+    }
+}

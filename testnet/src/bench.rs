@@ -1,0 +1,424 @@
+//! Speed and size, measured: five processes (sender, recipient, three keepers in three buildings), then
+//! the start of twelve. All on this machine, over the same API that everybody uses.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use pumasi_node::error::ErrorKind;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::auditor::{Auditor, Who};
+use crate::figures::Spread;
+use crate::layout::{BUILDINGS, Layout, Place};
+use crate::machine::{Machine, loopback_bytes, processor_seconds, resident_kib};
+use crate::network::{Network, RunDirectory};
+use crate::options::BenchOptions;
+use crate::people::{Person, arrive, befriend};
+use crate::society::{Friendship, UNIT};
+use crate::table::{Paint, Table, say, thousands};
+use crate::traffic::{Stage, listen, perform};
+use crate::view::Board;
+use crate::workload::{Operation, What};
+
+/// Connections that send at the same time.
+const CONNECTIONS: usize = 16;
+/// Items that are under way at most: sent and not yet safe.
+const WINDOW: usize = 512;
+/// How long the last ones may take to become safe.
+const DRAIN: Duration = Duration::from_secs(60);
+/// Operations a second at light load.
+const LIGHT: u64 = 50;
+/// Bytes of a text.
+const TEXT: usize = 100;
+/// Copies of an item: at three keepers and the recipient's node.
+const COPIES: f64 = 4.0;
+/// Indexes of the nodes; the keepers come first, so that one of them is the bootstrap node.
+const SENDER: usize = 3;
+const RECIPIENT: usize = 4;
+/// A credit limit that no bench reaches.
+const LIMIT: u64 = 1_000_000_000_000;
+
+/// How long each part measures, in seconds.
+#[derive(Debug, Clone, Copy)]
+struct Lengths {
+    idle: u64,
+    light: u64,
+    flood: u64,
+}
+
+/// As fast as it goes.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Flood {
+    items: u64,
+    seconds: f64,
+    /// Items that became safe, a second.
+    per_second: f64,
+    /// Loopback bytes of all programs, per copy.
+    bytes_per_copy: Option<f64>,
+}
+
+/// At fifty a second.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Light {
+    texts: usize,
+    safe_ms: Spread,
+    delivered_ms: Spread,
+    bytes_per_copy: Option<f64>,
+}
+
+/// A node that has nothing to do.
+#[derive(Debug, Clone, Serialize)]
+struct Idle {
+    node: String,
+    resident_mib: Option<f64>,
+    /// Share of one core, in percent.
+    core_percent: Option<f64>,
+    /// After everything was measured.
+    resident_after_mib: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Results {
+    command: String,
+    machine: Machine,
+    idle: Vec<Idle>,
+    /// Loopback bytes a second while all are idle: what the figures per copy were freed of.
+    idle_bytes_per_second: Option<f64>,
+    light: Light,
+    texts: Flood,
+    ious: Flood,
+    /// From the first process until twelve are ready.
+    start_12_ms: u64,
+}
+
+/// Measures everything and prints it.
+pub(crate) async fn run(options: BenchOptions) -> Result<()> {
+    let lengths = if options.quick {
+        Lengths { idle: 4, light: 5, flood: 4 }
+    } else {
+        Lengths { idle: 20, light: 30, flood: 15 }
+    };
+    let measure = measure(lengths, options.quick);
+    let results = tokio::select! {
+        results = measure => results?,
+        _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped; nothing is left behind"),
+    };
+    print(&results);
+    if let Some(file) = &options.json {
+        std::fs::write(file, serde_json::to_string_pretty(&results)? + "\n")
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+async fn measure(lengths: Lengths, quick: bool) -> Result<Results> {
+    let run = RunDirectory::new("bench")?;
+    let layout = layout();
+    let board = Board::new("", &layout, 0);
+    say("Starting sender, recipient and three keepers ...");
+    let network = Network::start(&layout, run.path(), false).await?;
+    let homes = [SENDER, RECIPIENT];
+    let people = arrive(&network, layout.buildings.len(), &homes, &board).await?;
+    let friendship = Friendship { a: 0, b: 1, a_gives: LIMIT, b_gives: LIMIT };
+    befriend(&people, &[friendship], &board).await?;
+
+    say(&format!("Idle for {} s ...", lengths.idle));
+    let (mut idle, baseline) = rest(&network, lengths.idle).await;
+    say(&format!("{LIGHT} texts a second for {} s ...", lengths.light));
+    let light = light(&network, &people, friendship, lengths.light, baseline).await?;
+    say(&format!("As many texts as possible for {} s ...", lengths.flood));
+    let texts = flood(&people, Kind::Text, lengths.flood, baseline).await?;
+    say(&format!("As many IOUs as possible for {} s ...", lengths.flood));
+    let ious = flood(&people, Kind::Iou, lengths.flood, baseline).await?;
+    for (idle, id) in idle.iter_mut().zip(network.ids()) {
+        idle.resident_after_mib = resident_mib(id);
+    }
+    network.stop().await;
+
+    say("Starting twelve nodes ...");
+    let twelve = RunDirectory::new("bench")?;
+    let layout = Layout::even(12, 4, 24, "testnet-bench");
+    let network = Network::start(&layout, twelve.path(), false).await?;
+    let start_12_ms = u64::try_from(network.start.as_millis()).unwrap_or(u64::MAX);
+    network.stop().await;
+    let flag = if quick { " --quick" } else { "" };
+    Ok(Results {
+        command: format!("cargo run --release -p pumasi-testnet -- bench{flag}"),
+        machine: Machine::here(),
+        idle,
+        idle_bytes_per_second: baseline,
+        light,
+        texts,
+        ious,
+        start_12_ms,
+    })
+}
+
+/// Three keepers, then two nodes that keep for nobody.
+fn layout() -> Layout {
+    let buildings = vec![BUILDINGS[2], BUILDINGS[3], BUILDINGS[4], BUILDINGS[0], BUILDINGS[1]];
+    let places = ["keeper-1", "keeper-2", "keeper-3", "sender", "recipient"]
+        .into_iter()
+        .enumerate()
+        .map(|(building, name)| Place {
+            name: name.to_owned(),
+            building,
+            newcomers: if building < SENDER { 8 } else { 0 },
+        })
+        .collect();
+    Layout { network: "testnet-bench".to_owned(), buildings, places }
+}
+
+fn resident_mib(process: u32) -> Option<f64> {
+    resident_kib(process).map(|kib| (kib as f64 / 102.4).round() / 10.0)
+}
+
+/// Watches nodes that have nothing to do; also how many bytes a second pass all the same.
+async fn rest(network: &Network, seconds: u64) -> (Vec<Idle>, Option<f64>) {
+    let ids = network.ids();
+    let before: Vec<_> = ids.iter().map(|&id| processor_seconds(id)).collect();
+    let bytes = loopback_bytes();
+    let begun = Instant::now();
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let passed = begun.elapsed().as_secs_f64();
+    let baseline = since(bytes).map(|bytes| bytes / passed);
+    let idle = ids
+        .iter()
+        .zip(before)
+        .zip(&network.nodes)
+        .map(|((&id, before), node)| Idle {
+            node: node.spec.name.clone(),
+            resident_mib: resident_mib(id),
+            core_percent: processor_seconds(id)
+                .zip(before)
+                .map(|(after, before)| (after - before) / passed * 100.0),
+            resident_after_mib: None,
+        })
+        .collect();
+    (idle, baseline)
+}
+
+/// Loopback bytes since a reading.
+fn since(before: Option<u64>) -> Option<f64> {
+    loopback_bytes().zip(before).map(|(after, before)| after.saturating_sub(before) as f64)
+}
+
+/// Loopback bytes of one copy of one item: without those that pass also when nothing is sent.
+fn per_copy(
+    bytes: Option<f64>,
+    baseline: Option<f64>,
+    seconds: f64,
+    items: f64,
+) -> Option<f64> {
+    let bytes = bytes? - baseline? * seconds;
+    (items > 0.0).then(|| (bytes / items / COPIES).max(0.0).round())
+}
+
+/// Texts at an even pace, with the time from each call to safe and to delivered.
+async fn light(
+    network: &Network,
+    people: &[Person],
+    friendship: Friendship,
+    seconds: u64,
+    baseline: Option<f64>,
+) -> Result<Light> {
+    let operations: Vec<_> = (0..usize::try_from(seconds * LIGHT)?)
+        .map(|number| Operation {
+            number,
+            // A little later than the listener.
+            at: 200_000 + number as u64 * 1_000_000 / LIGHT,
+            from: 0,
+            to: 1,
+            what: What::Text { place: u32::try_from(number).unwrap_or(u32::MAX), text: text(number) },
+            twice: false,
+        })
+        .collect();
+    let count = operations.len();
+    let who = people
+        .iter()
+        .map(|person| Who { name: person.name.clone(), id: person.id.clone(), burns: false })
+        .collect();
+    let auditor = Auditor::new(who, vec![friendship], operations.clone());
+    let bytes = loopback_bytes();
+    let begun = Instant::now();
+    let stage = Stage::new(people.to_vec(), auditor, 0);
+    let mut listener = JoinSet::new();
+    listener.spawn(listen(stage.clone(), network.nodes[SENDER].client.clone()));
+    perform(&stage, operations).await?;
+    loop {
+        let counts = (stage.auditor().counts.texts_safe, stage.auditor().counts.texts_delivered);
+        if counts == (count as u64, count as u64) {
+            break;
+        }
+        ensure!(begun.elapsed() < DRAIN + Duration::from_secs(seconds), "not all became safe: {counts:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let bytes = since(bytes);
+    let passed = begun.elapsed().as_secs_f64();
+    let auditor = stage.auditor();
+    let (mut safe, mut delivered) = (Vec::new(), Vec::new());
+    for entry in &auditor.entries {
+        let said = entry.id().and_then(|id| auditor.said.get(id));
+        let (Some(begun), Some(said)) = (entry.begun, said) else { continue };
+        safe.extend(said.safe.map(|at| at.saturating_sub(begun)));
+        delivered.extend(said.delivered.map(|at| at.saturating_sub(begun)));
+    }
+    Ok(Light {
+        texts: count,
+        safe_ms: Spread::of(safe),
+        delivered_ms: Spread::of(delivered),
+        bytes_per_copy: per_copy(bytes, baseline, passed, count as f64),
+    })
+}
+
+/// A text of a hundred bytes.
+fn text(number: usize) -> String {
+    format!("{:<TEXT$}", format!("#{number} a text of one hundred bytes"))
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Text,
+    Iou,
+}
+
+/// As many as possible: several connections, a bounded number under way.
+async fn flood(
+    people: &[Person],
+    kind: Kind,
+    seconds: u64,
+    baseline: Option<f64>,
+) -> Result<Flood> {
+    let (sender, recipient) = (&people[0], &people[1]);
+    let wanted = match kind {
+        Kind::Text => "message.safe",
+        Kind::Iou => "payment.safe",
+    };
+    let mut events = sender.client.events_from_now(&[wanted]).await?;
+    let room = Arc::new(Semaphore::new(WINDOW));
+    let sent = Arc::new(AtomicU64::new(0));
+    let bytes = loopback_bytes();
+    let begun = Instant::now();
+    let end = begun + Duration::from_secs(seconds);
+    let mut workers = JoinSet::new();
+    for worker in 0..CONNECTIONS {
+        let (sender, to) = (sender.clone(), recipient.id.clone());
+        let (room, sent) = (Arc::clone(&room), Arc::clone(&sent));
+        workers.spawn(async move {
+            let mut number = 0;
+            while Instant::now() < end {
+                // Given back when the item is safe.
+                room.acquire().await?.forget();
+                number += 1;
+                let key = format!("{kind:?}-{worker}-{number}");
+                while let Err(error) = send(&sender, &to, kind, &key).await {
+                    ensure!(error.kind() == ErrorKind::Busy, "a call failed: {error}");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                sent.fetch_add(1, Ordering::SeqCst);
+            }
+            Ok(())
+        });
+    }
+    let mut safe = 0;
+    let mut last = begun;
+    loop {
+        if workers.is_empty() && safe >= sent.load(Ordering::SeqCst) {
+            break;
+        }
+        tokio::select! {
+            Some(result) = workers.join_next() => result??,
+            event = tokio::time::timeout(DRAIN, events.next()) => {
+                let event = event.with_context(|| format!("{safe} became safe, and no more"))??;
+                let event = event.context("the event stream ended")?;
+                if event.kind == wanted {
+                    safe += 1;
+                    last = Instant::now();
+                    room.add_permits(1);
+                }
+            }
+        }
+    }
+    let passed = (last - begun).as_secs_f64();
+    Ok(Flood {
+        items: safe,
+        seconds: passed,
+        per_second: safe as f64 / passed,
+        bytes_per_copy: per_copy(since(bytes), baseline, passed, safe as f64),
+    })
+}
+
+async fn send(
+    sender: &Person,
+    to: &str,
+    kind: Kind,
+    key: &str,
+) -> Result<(), pumasi_node::error::Error> {
+    let (path, body) = match kind {
+        Kind::Text => (format!("/chats/{to}/messages"), json!({"text": text(0)})),
+        Kind::Iou => {
+            let amount = json!({"amount": "1", "currency": UNIT});
+            ("/payments".to_owned(), json!({"to": to, "amount": amount, "note": "bench"}))
+        }
+    };
+    let _: Value = sender.client.post_with_key(&path, &body, key).await?;
+    Ok(())
+}
+
+fn print(results: &Results) {
+    let paint = Paint::for_stdout();
+    let machine = &results.machine;
+    let memory =
+        machine.memory_mib.map_or_else(|| "unknown".to_owned(), |mib| format!("{mib} MiB"));
+    say("");
+    say(&format!("  {}", results.command));
+    say(&format!(
+        "  {} cores of {}, {memory} memory, {}",
+        machine.cores, machine.processor, machine.system
+    ));
+    if !machine.release {
+        say(&paint.red("  This is not a release build: the figures mean nothing."));
+    }
+    say("");
+    let bytes = |figure: Option<f64>| {
+        figure.map_or_else(|| "not measured here".to_owned(), |b| format!("{b:.0} bytes"))
+    };
+    let rate = |flood: &Flood| format!("{} a second", thousands(flood.per_second.round() as i128));
+    let spread = |spread: &Spread| format!("p50 {:.2} ms, p99 {:.2} ms", spread.p50, spread.p99);
+    let mut table = Table::new(&["", "measured", "aim"]);
+    let mut row = |what: &str, figure: String, aim: &str| {
+        table.row([what.to_owned(), figure, aim.to_owned()]);
+    };
+    row("safe messages", rate(&results.texts), "2,000 a second");
+    row("safe IOUs", rate(&results.ious), "2,000 a second");
+    row("call to safe, 50 a second", spread(&results.light.safe_ms), "p50 5 ms, p99 15 ms");
+    row("call to delivered, 50 a second", spread(&results.light.delivered_ms), "p50 5 ms, p99 15 ms");
+    row("a copy on the wire, 50 a second", bytes(results.light.bytes_per_copy), "900 bytes");
+    row("a copy on the wire, many texts", bytes(results.texts.bytes_per_copy), "900 bytes");
+    row("a copy on the wire, many IOUs", bytes(results.ious.bytes_per_copy), "");
+    row("twelve nodes ready", format!("{:.1} s", results.start_12_ms as f64 / 1e3), "5 s");
+    table.lines(paint).iter().for_each(|line| say(line));
+    say("");
+    let mut table = Table::new(&["idle node", "resident", "of a core", "resident at the end"]);
+    let mib = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |f| format!("{f:.1} MiB"));
+    for idle in &results.idle {
+        let share = idle.core_percent.map_or_else(|| "-".to_owned(), |p| format!("{p:.2} %"));
+        table.row([
+            idle.node.clone(),
+            mib(idle.resident_mib),
+            share,
+            mib(idle.resident_after_mib),
+        ]);
+    }
+    table.lines(paint).iter().for_each(|line| say(line));
+    say("  (aim: 40 MiB, 0.5 %)");
+    say("");
+    say("  Bytes are those of the loopback device per text or IOU and copy (recipient, three keepers),");
+    say("  with IP and UDP headers, acknowledgements and receipts, less what passes when all are idle.");
+    say("  Other programs that use loopback at the same time are counted, too.");
+}

@@ -1,0 +1,169 @@
+//! What people do in a run: every text and IOU with its moment, drawn from a seed, plain data.
+
+use std::collections::BTreeMap;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::society::Friendship;
+
+/// IOUs per hundred operations.
+const IOU_PERCENT: u32 = 30;
+/// One operation in so many is sent twice on purpose, with the same key.
+const TWICE_ONE_IN: u32 = 12;
+/// One text in so many is long.
+const LONG_ONE_IN: u32 = 25;
+
+const PHRASES: [&str; 10] = [
+    "점심 먹었어요?",
+    "내일 봐요",
+    "택시 지금 출발해요",
+    "잘 받았습니다 👍",
+    "회의는 세 시로 옮겼어요",
+    "see you at the station",
+    "고마워요, 다음엔 제가 살게요",
+    "비 온대요, 우산 챙겨요",
+    "주문하신 것 나왔습니다",
+    "오늘 모임 장소가 바뀌었어요. 시청역 3번 출구 앞에서 만나요",
+];
+const PURPOSES: [&str; 6] = ["점심", "택시", "커피", "장보기", "영화", "책"];
+
+/// What is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum What {
+    /// A text; `place` counts the texts of this sender to this recipient from 1.
+    Text { place: u32, text: String },
+    /// An IOU: the sender owes the recipient `amount` more.
+    Iou { amount: u64, note: String },
+}
+
+/// One thing that somebody does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Operation {
+    /// Its place in the list; also written into text or note, so that it is known again anywhere.
+    pub(crate) number: usize,
+    /// Microseconds after the start of traffic.
+    pub(crate) at: u64,
+    /// Account that does it.
+    pub(crate) from: usize,
+    /// Account it is for.
+    pub(crate) to: usize,
+    pub(crate) what: What,
+    /// Whether it is sent twice with the same key.
+    pub(crate) twice: bool,
+}
+
+impl Operation {
+    pub(crate) fn is_text(&self) -> bool {
+        matches!(self.what, What::Text { .. })
+    }
+}
+
+/// The frame of a workload.
+#[derive(Debug, Clone)]
+pub(crate) struct Frame<'a> {
+    pub(crate) friendships: &'a [Friendship],
+    /// Per account: whether it burns.
+    pub(crate) burns: &'a [bool],
+    pub(crate) seconds: u64,
+    /// Operations a second.
+    pub(crate) rate: u32,
+    /// Microseconds after the start of traffic at which it burns.
+    pub(crate) fire_at: u64,
+}
+
+/// All operations of a run, in order of time. The moments are those of many people who do not wait
+/// for each other: exponential pauses. After the fire only survivors act, to anybody.
+pub(crate) fn operations(seed: u64, frame: &Frame<'_>) -> Vec<Operation> {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x5045_4f50_4c45);
+    let ends: Vec<(usize, usize)> =
+        frame.friendships.iter().flat_map(|f| [(f.a, f.b), (f.b, f.a)]).collect();
+    let alive: Vec<_> = ends.iter().copied().filter(|&(from, _)| !frame.burns[from]).collect();
+    let mut places: BTreeMap<(usize, usize), u32> = BTreeMap::new();
+    let mut all = Vec::new();
+    let mut at = 0.0_f64;
+    loop {
+        at -= (1.0 - rng.random_range(0.0..1.0_f64)).ln() / f64::from(frame.rate) * 1e6;
+        if at >= frame.seconds as f64 * 1e6 {
+            return all;
+        }
+        let choice = if (at as u64) < frame.fire_at { &ends } else { &alive };
+        let (from, to) = choice[rng.random_range(0..choice.len())];
+        let number = all.len();
+        let what = if rng.random_range(0..100) < IOU_PERCENT {
+            let purpose = PURPOSES[rng.random_range(0..PURPOSES.len())];
+            let amount = rng.random_range(10..=300) * 100;
+            What::Iou { amount, note: format!("#{number} {purpose}") }
+        } else {
+            let place = places.entry((from, to)).or_insert(0);
+            *place += 1;
+            let mut text = format!("#{number} {}", PHRASES[rng.random_range(0..PHRASES.len())]);
+            if rng.random_range(0..LONG_ONE_IN) == 0 {
+                text.push_str(&" 그리고 또".repeat(rng.random_range(10..300)));
+            }
+            What::Text { place: *place, text }
+        };
+        let twice = rng.random_range(0..TWICE_ONE_IN) == 0;
+        all.push(Operation { number, at: at as u64, from, to, what, twice });
+    }
+}
+
+/// The number of the operation that a text or note comes from; `None`: from none of ours.
+pub(crate) fn number_in(text: &str) -> Option<usize> {
+    text.strip_prefix('#')?.split(' ').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::society::friendships;
+
+    fn sample(seed: u64) -> Vec<Operation> {
+        let friendships = friendships(seed, 24);
+        let burns: Vec<_> = (0..24).map(|account| account % 12 < 3).collect();
+        let frame = Frame {
+            friendships: &friendships,
+            burns: &burns,
+            seconds: 60,
+            rate: 50,
+            fire_at: 20_000_000,
+        };
+        operations(seed, &frame)
+    }
+
+    #[test]
+    fn the_same_seed_makes_the_same_operations() {
+        assert_eq!(sample(3), sample(3));
+        assert_ne!(sample(3), sample(4));
+    }
+
+    #[test]
+    fn rate_and_shares_are_as_asked() {
+        let all = sample(1);
+        assert!((2_700..3_300).contains(&all.len()), "{}", all.len());
+        let texts = all.iter().filter(|operation| operation.is_text()).count() * 100 / all.len();
+        assert!((65..=75).contains(&texts), "{texts} %");
+        assert!(all.iter().any(|operation| operation.twice));
+        assert!(all.is_sorted_by_key(|operation| operation.at));
+    }
+
+    #[test]
+    fn after_the_fire_the_burned_are_written_to_but_do_not_write() {
+        let all = sample(1);
+        let burned = |account: usize| account % 12 < 3;
+        let after: Vec<_> = all.iter().filter(|operation| operation.at >= 20_000_000).collect();
+        assert!(after.iter().all(|operation| !burned(operation.from)));
+        assert!(after.iter().any(|operation| burned(operation.to)));
+        assert!(all.iter().any(|operation| operation.at < 20_000_000 && burned(operation.from)));
+    }
+
+    #[test]
+    fn every_text_and_note_names_its_operation() {
+        for operation in sample(2) {
+            let (What::Text { text: words, .. } | What::Iou { note: words, .. }) = &operation.what;
+            assert_eq!(number_in(words), Some(operation.number));
+        }
+        assert_eq!(number_in("hello"), None);
+        assert_eq!(number_in("#x y"), None);
+    }
+}
