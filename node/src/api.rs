@@ -67,9 +67,18 @@ impl Server {
             stopping: stop.clone(),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         });
-        let mut server = Self { socket: None, tcp: None, stopping, tasks: Vec::new() };
+        let mut server = Self {
+            socket: None,
+            tcp: None,
+            stopping,
+            tasks: Vec::new(),
+        };
         // Both are bound before either serves: a daemon with half an API would be a puzzle.
-        let socket = options.socket.as_deref().map(listen::bind_socket).transpose()?;
+        let socket = options
+            .socket
+            .as_deref()
+            .map(listen::bind_socket)
+            .transpose()?;
         let tcp = match options.tcp {
             Some(address) => {
                 let token = guard::token(&options.token_file)?;
@@ -85,7 +94,12 @@ impl Server {
         }
         if let Some(((listener, address), token)) = tcp {
             let router = routes::router(state, guard::Guard::tcp(address, token));
-            server.tasks.push(tokio::spawn(listen::serve_tcp(listener, router, stop, connections)));
+            server.tasks.push(tokio::spawn(listen::serve_tcp(
+                listener,
+                router,
+                stop,
+                connections,
+            )));
             server.tcp = Some(address);
         }
         Ok(server)

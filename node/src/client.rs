@@ -44,13 +44,16 @@ type Sender = SendRequest<Full<Bytes>>;
 /// Where the daemon is.
 enum Target {
     Socket(PathBuf),
-    Tcp { authority: String, token: Zeroizing<String> },
+    Tcp {
+        authority: String,
+        token: Zeroizing<String>,
+    },
 }
 
 /// A client. Cheap to clone; clones share idle connections. Needs a tokio runtime.
 ///
 /// ```no_run
-/// # async fn example() -> pumasi_node::error::Result<()> {
+/// # async fn example() -> pumasi_node::Result<()> {
 /// use pumasi_node::client::Client;
 /// use pumasi_node::view::NodeView;
 ///
@@ -68,7 +71,9 @@ pub struct Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("at", &self.place()).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("at", &self.place())
+            .finish_non_exhaustive()
     }
 }
 
@@ -86,7 +91,9 @@ impl Client {
     /// other hosts are refused.
     pub fn tcp(url: &str, token: &str) -> Result<Self> {
         let wrong = |why: &str| {
-            Err(Error::invalid(format!("`{url}` cannot be used: {why}, such as http://127.0.0.1:4041")))
+            Err(Error::invalid(format!(
+                "`{url}` cannot be used: {why}, such as http://127.0.0.1:4041"
+            )))
         };
         let Some(authority) = url.strip_prefix("http://") else {
             return wrong("write the address of the API with http://");
@@ -155,7 +162,8 @@ impl Client {
     /// As for [`Client::get`]. After [`ErrorKind::TimedOut`] or [`ErrorKind::Unavailable`] it is not
     /// known whether the call had its effect.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
-        self.call(Method::POST, path, Some(encode(body)?), None).await
+        self.call(Method::POST, path, Some(encode(body)?), None)
+            .await
     }
 
     /// Posts a body with an idempotency key: the same call with the same key has one effect.
@@ -169,7 +177,8 @@ impl Client {
         body: &impl Serialize,
         key: &str,
     ) -> Result<T> {
-        self.call(Method::POST, path, Some(encode(body)?), Some(key)).await
+        self.call(Method::POST, path, Some(encode(body)?), Some(key))
+            .await
     }
 
     /// Changes a resource.
@@ -177,7 +186,8 @@ impl Client {
     /// # Errors
     /// As for [`Client::post`].
     pub async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
-        self.call(Method::PATCH, path, Some(encode(body)?), None).await
+        self.call(Method::PATCH, path, Some(encode(body)?), None)
+            .await
     }
 
     /// Deletes a resource. `T` may be `()` where the answer has no body.
@@ -195,9 +205,8 @@ impl Client {
     pub async fn wait_until_ready(&self, limit: Duration) -> Result<()> {
         let end = tokio::time::Instant::now() + limit;
         loop {
-            let error = match self.get::<Value>("/readyz").await {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
+            let Err(error) = self.get::<Value>("/readyz").await else {
+                return Ok(());
             };
             if tokio::time::Instant::now() >= end {
                 return Err(error);
@@ -230,13 +239,20 @@ impl Client {
         let mut sender = self.connect().await?;
         let request = self.request(&Method::GET, &path, None, None, "application/x-ndjson")?;
         let response = within(self.timeout, async {
-            sender.send_request(request).await.map_err(|error| self.lost(&error))
+            sender
+                .send_request(request)
+                .await
+                .map_err(|error| self.lost(&error))
         })
         .await?;
         if !response.status().is_success() {
             return Err(read_problem(response).await);
         }
-        Ok(EventStream { body: response.into_body(), buffer: Vec::new(), _sender: sender })
+        Ok(EventStream {
+            body: response.into_body(),
+            buffer: Vec::new(),
+            _sender: sender,
+        })
     }
 
     async fn call<T: DeserializeOwned>(
@@ -258,7 +274,10 @@ impl Client {
                 .collect()
                 .await
                 .map_err(|error| {
-                    Error::new(ErrorKind::Unavailable, format!("the answer broke off: {error}"))
+                    Error::new(
+                        ErrorKind::Unavailable,
+                        format!("the answer broke off: {error}"),
+                    )
                 })?
                 .to_bytes();
             self.keep(sender);
@@ -266,7 +285,9 @@ impl Client {
             serde_json::from_slice(text).map_err(|error| {
                 Error::new(
                     ErrorKind::Internal,
-                    format!("the daemon's answer is not understood ({error}): is it another version?"),
+                    format!(
+                        "the daemon's answer is not understood ({error}): is it another version?"
+                    ),
                 )
             })
         })
@@ -298,13 +319,18 @@ impl Client {
             }
         }
         let mut sender = self.connect().await?;
-        let response =
-            sender.send_request(request()?).await.map_err(|error| self.lost(&error))?;
+        let response = sender
+            .send_request(request()?)
+            .await
+            .map_err(|error| self.lost(&error))?;
         Ok((response, sender))
     }
 
     fn take(&self) -> Option<Sender> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
     }
 
     fn keep(&self, sender: Sender) {
@@ -333,13 +359,17 @@ impl Client {
             uri.push_str("account=");
             uri.push_str(&segment(account));
         }
-        let mut builder = Request::builder().method(method).uri(uri).header(ACCEPT, accept);
+        let mut builder = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(ACCEPT, accept);
         match &*self.target {
             Target::Socket(_) => builder = builder.header(HOST, "localhost"),
             Target::Tcp { authority, token } => {
                 let bearer = Zeroizing::new(format!("Bearer {}", token.as_str()));
-                builder =
-                    builder.header(HOST, authority).header(AUTHORIZATION, bearer.as_str());
+                builder = builder
+                    .header(HOST, authority)
+                    .header(AUTHORIZATION, bearer.as_str());
             }
         }
         if let Some(key) = key {
@@ -414,7 +444,10 @@ impl Client {
     fn lost(&self, error: &hyper::Error) -> Error {
         Error::new(
             ErrorKind::Unavailable,
-            format!("the connection to the daemon at {} broke off: {error}", self.place()),
+            format!(
+                "the connection to the daemon at {} broke off: {error}",
+                self.place()
+            ),
         )
     }
 }
@@ -438,26 +471,45 @@ fn encode(body: &impl Serialize) -> Result<Bytes> {
 /// Turns an error answer into the error that the daemon had.
 async fn read_problem(response: Response<Incoming>) -> Error {
     let status = response.status();
-    let body = Limited::new(response.into_body(), 64 * 1024).collect().await;
+    let body = Limited::new(response.into_body(), 64 * 1024)
+        .collect()
+        .await;
     let document: BTreeMap<String, Value> = body
         .ok()
         .and_then(|body| serde_json::from_slice(&body.to_bytes()).ok())
         .unwrap_or_default();
-    let code = document.get("code").and_then(Value::as_str).unwrap_or_default();
+    let code = document
+        .get("code")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let kind = ErrorKind::ALL
         .into_iter()
         .find(|kind| kind.code() == code)
-        .or_else(|| ErrorKind::ALL.into_iter().find(|kind| kind.status() == status.as_u16()))
+        .or_else(|| {
+            ErrorKind::ALL
+                .into_iter()
+                .find(|kind| kind.status() == status.as_u16())
+        })
         .unwrap_or(ErrorKind::Internal);
-    let message = document
-        .get("detail")
-        .and_then(Value::as_str)
-        .map_or_else(|| format!("the daemon answered with status {status}"), str::to_owned);
-    let ordinary = ["type", "title", "status", "detail", "instance", "code", "retryable"];
+    let message = document.get("detail").and_then(Value::as_str).map_or_else(
+        || format!("the daemon answered with status {status}"),
+        str::to_owned,
+    );
+    let ordinary = [
+        "type",
+        "title",
+        "status",
+        "detail",
+        "instance",
+        "code",
+        "retryable",
+    ];
     document
         .iter()
         .filter(|(name, _)| !ordinary.contains(&name.as_str()))
-        .fold(Error::new(kind, message), |error, (name, value)| error.with(name, value.clone()))
+        .fold(Error::new(kind, message), |error, (name, value)| {
+            error.with(name, value.clone())
+        })
 }
 
 /// A name as one segment of a path or value of a query: everything but letters, digits and `-._~` is
@@ -507,7 +559,10 @@ impl EventStream {
                     continue; // keepalive
                 }
                 return serde_json::from_slice(line).map(Some).map_err(|error| {
-                    Error::new(ErrorKind::Internal, format!("an event is not understood: {error}"))
+                    Error::new(
+                        ErrorKind::Internal,
+                        format!("an event is not understood: {error}"),
+                    )
                 });
             }
             if self.buffer.len() > LINE_MAX {
@@ -525,7 +580,10 @@ impl EventStream {
                 Err(_) => {
                     return Err(Error::new(
                         ErrorKind::Unavailable,
-                        format!("the event stream was silent for {} s", SILENCE_MAX.as_secs()),
+                        format!(
+                            "the event stream was silent for {} s",
+                            SILENCE_MAX.as_secs()
+                        ),
                     ));
                 }
             };
@@ -560,7 +618,11 @@ mod tests {
             "http://127.0.0.1:4041/x",
             "http://127.evil.example:1",
         ] {
-            assert_eq!(Client::tcp(wrong, "t").unwrap_err().kind(), ErrorKind::Invalid, "{wrong}");
+            assert_eq!(
+                Client::tcp(wrong, "t").unwrap_err().kind(),
+                ErrorKind::Invalid,
+                "{wrong}"
+            );
         }
     }
 

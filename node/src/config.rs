@@ -1,6 +1,8 @@
 //! Settings of the daemon: one table of keys, from which file, environment, flags, the commented
 //! example and `config show` all come. Precedence: flag, then environment, then file, then default.
 
+mod keys;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsStr;
@@ -16,231 +18,12 @@ use toml::Value;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::node;
+use keys::{KEYS, Key, Kind, expected, nearest};
+
+pub(crate) use keys::example;
 
 /// Largest configuration file in bytes.
 const FILE_MAX: u64 = 256 * 1024;
-
-/// What kind of value a key takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Text,
-    Texts,
-    Flag,
-    Number,
-}
-
-/// One key.
-#[derive(Debug)]
-struct Key {
-    section: &'static str,
-    name: &'static str,
-    flag: &'static str,
-    env: &'static str,
-    placeholder: &'static str,
-    kind: Kind,
-    /// As in TOML.
-    default: &'static str,
-    /// The first line is the help text of the flag; all are comments of the example.
-    doc: &'static [&'static str],
-}
-
-/// Every key, in the order of the example file. `data_dir` is first: others hang on it.
-const KEYS: &[Key] = &[
-    Key {
-        section: "node",
-        name: "data_dir",
-        flag: "data-dir",
-        env: "PUMASI_DATA_DIR",
-        placeholder: "DIR",
-        kind: Kind::Text,
-        default: "\"\"",
-        doc: &[
-            "Where everything is kept: keys, database, socket",
-            "Empty: $XDG_DATA_HOME/pumasi, else ~/.local/share/pumasi.",
-        ],
-    },
-    Key {
-        section: "node",
-        name: "network",
-        flag: "network",
-        env: "PUMASI_NODE_NETWORK",
-        placeholder: "ID",
-        kind: Kind::Text,
-        default: "\"main\"",
-        doc: &["Network id: nodes of different networks never talk"],
-    },
-    Key {
-        section: "node",
-        name: "operator",
-        flag: "operator",
-        env: "PUMASI_NODE_OPERATOR",
-        placeholder: "NAME",
-        kind: Kind::Text,
-        default: "\"\"",
-        doc: &["Who runs this node, as shown to others", "Signed by the node, checked by nobody."],
-    },
-    Key {
-        section: "node",
-        name: "building",
-        flag: "building",
-        env: "PUMASI_NODE_BUILDING",
-        placeholder: "NAME",
-        kind: Kind::Text,
-        default: "\"\"",
-        doc: &[
-            "Building this node stands in",
-            "Copies in one building count as one: nodes that would burn together must say the same",
-            "name. Write it so that your neighbours in it write it, too, such as \"pangyo-a\".",
-        ],
-    },
-    Key {
-        section: "node",
-        name: "keep_for_contacts",
-        flag: "keep-for-contacts",
-        env: "PUMASI_NODE_KEEP_FOR_CONTACTS",
-        placeholder: "BOOL",
-        kind: Kind::Flag,
-        default: "true",
-        doc: &["Keep mailboxes of your accounts' contacts", "At most 64 MiB for each."],
-    },
-    Key {
-        section: "node",
-        name: "newcomers",
-        flag: "newcomers",
-        env: "PUMASI_NODE_NEWCOMERS",
-        placeholder: "N",
-        kind: Kind::Number,
-        default: "0",
-        doc: &["Keep mailboxes of so many newcomers (0: none)", "For community nodes."],
-    },
-    Key {
-        section: "node",
-        name: "bootstrap",
-        flag: "bootstrap",
-        env: "PUMASI_NODE_BOOTSTRAP",
-        placeholder: "MULTIADDR",
-        kind: Kind::Texts,
-        default: "[]",
-        doc: &[
-            "Address of a node to begin with (repeatable)",
-            "With its peer id, such as \"/dns4/node.example/udp/4040/quic-v1/p2p/12D3Koo...\".",
-        ],
-    },
-    Key {
-        section: "node",
-        name: "passphrase_file",
-        flag: "passphrase-file",
-        env: "PUMASI_NODE_PASSPHRASE_FILE",
-        placeholder: "FILE",
-        kind: Kind::Text,
-        default: "\"\"",
-        doc: &[
-            "File whose first line is the passphrase of identity.key",
-            "Empty: the key is in clear, or the passphrase is asked on the terminal.",
-        ],
-    },
-    Key {
-        section: "listen",
-        name: "addresses",
-        flag: "listen",
-        env: "PUMASI_LISTEN_ADDRESSES",
-        placeholder: "MULTIADDR",
-        kind: Kind::Texts,
-        default: "[\"/ip4/0.0.0.0/udp/4040/quic-v1\", \"/ip4/0.0.0.0/tcp/4040\"]",
-        doc: &["Address to listen on for other nodes (repeatable)", "Port 0 takes a free one."],
-    },
-    Key {
-        section: "listen",
-        name: "announce",
-        flag: "announce",
-        env: "PUMASI_LISTEN_ANNOUNCE",
-        placeholder: "MULTIADDR",
-        kind: Kind::Texts,
-        default: "[]",
-        doc: &[
-            "Address to tell others instead of those listened on (repeatable)",
-            "For a node behind a router that forwards a port.",
-        ],
-    },
-    Key {
-        section: "listen",
-        name: "mdns",
-        flag: "mdns",
-        env: "PUMASI_LISTEN_MDNS",
-        placeholder: "BOOL",
-        kind: Kind::Flag,
-        default: "true",
-        doc: &["Find nodes on the local network, and be found there"],
-    },
-    Key {
-        section: "listen",
-        name: "local",
-        flag: "local",
-        env: "PUMASI_LISTEN_LOCAL",
-        placeholder: "BOOL",
-        kind: Kind::Flag,
-        default: "false",
-        doc: &[
-            "For tests on one machine: tell private and loopback addresses",
-            "Nodes behind one public address then count as apart.",
-        ],
-    },
-    Key {
-        section: "api",
-        name: "socket",
-        flag: "api-socket",
-        env: "PUMASI_API_SOCKET",
-        placeholder: "PATH|off",
-        kind: Kind::Text,
-        default: "\"\"",
-        doc: &[
-            "Unix socket of the API, or off",
-            "Empty: api.sock in the data directory. Its mode 0600 is the lock: no token is asked.",
-        ],
-    },
-    Key {
-        section: "api",
-        name: "listen",
-        flag: "api-listen",
-        env: "PUMASI_API_LISTEN",
-        placeholder: "IP:PORT|off",
-        kind: Kind::Text,
-        default: "\"off\"",
-        doc: &[
-            "Loopback address of the API over TCP, or off",
-            "Such as \"127.0.0.1:4041\". Asks for the token in api.token in the data directory.",
-        ],
-    },
-    Key {
-        section: "log",
-        name: "level",
-        flag: "log-level",
-        env: "PUMASI_LOG_LEVEL",
-        placeholder: "LEVEL",
-        kind: Kind::Text,
-        default: "\"info\"",
-        doc: &[
-            "How much to log: error, warn, info, debug or trace",
-            "Also per part, such as \"info,pumasi_node=debug\". Texts and amounts are never logged.",
-        ],
-    },
-    Key {
-        section: "log",
-        name: "format",
-        flag: "log-format",
-        env: "PUMASI_LOG_FORMAT",
-        placeholder: "auto|text|json",
-        kind: Kind::Text,
-        default: "\"auto\"",
-        doc: &["Form of the log", "auto: text on a terminal and in the journal, else JSON lines."],
-    },
-];
-
-impl Key {
-    fn id(&self) -> String {
-        format!("{}.{}", self.section, self.name)
-    }
-}
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -273,22 +56,27 @@ pub(crate) struct Given(BTreeMap<String, (Vec<String>, Option<Origin>)>);
 impl clap::Args for Given {
     fn augment_args(command: Command) -> Command {
         // --data-dir is a flag of the whole program, because every command needs it.
-        KEYS.iter().filter(|key| key.flag != "data-dir").fold(command, |command, key| {
-            let action =
-                if key.kind == Kind::Texts { ArgAction::Append } else { ArgAction::Set };
-            let mut arg = Arg::new(key.flag)
-                .long(key.flag)
-                .env(key.env)
-                .value_name(key.placeholder)
-                .action(action)
-                .help(key.doc.first().copied().unwrap_or_default())
-                .help_heading("Settings (also in the configuration file)")
-                .hide_env_values(true);
-            if key.kind == Kind::Texts {
-                arg = arg.value_delimiter(',');
-            }
-            command.arg(arg)
-        })
+        KEYS.iter()
+            .filter(|key| key.flag != "data-dir")
+            .fold(command, |command, key| {
+                let action = if key.kind == Kind::Texts {
+                    ArgAction::Append
+                } else {
+                    ArgAction::Set
+                };
+                let mut arg = Arg::new(key.flag)
+                    .long(key.flag)
+                    .env(key.env)
+                    .value_name(key.placeholder)
+                    .action(action)
+                    .help(key.doc.first().copied().unwrap_or_default())
+                    .help_heading("Settings (also in the configuration file)")
+                    .hide_env_values(true);
+                if key.kind == Kind::Texts {
+                    arg = arg.value_delimiter(',');
+                }
+                command.arg(arg)
+            })
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -316,7 +104,8 @@ impl clap::FromArgMatches for Given {
             let values = matches
                 .get_many::<String>(key.flag)
                 .map(|values| values.filter(|value| !value.is_empty()).cloned().collect());
-            self.0.insert(key.id(), (values.unwrap_or_default(), Some(origin)));
+            self.0
+                .insert(key.id(), (values.unwrap_or_default(), Some(origin)));
         }
         Ok(())
     }
@@ -328,13 +117,20 @@ impl Given {
         let mut given = Self::default();
         for key in KEYS.iter().filter(|key| key.flag != "data-dir") {
             let wanted = ids.is_empty() || ids.contains(&key.id().as_str());
-            let Some(value) = env::var(key.env).ok().filter(|_| wanted) else { continue };
+            let Some(value) = env::var(key.env).ok().filter(|_| wanted) else {
+                continue;
+            };
             let values = match key.kind {
                 Kind::Texts => value.split(',').map(str::to_owned).collect(),
                 _ => vec![value],
             };
-            let values = values.into_iter().filter(|value| !value.is_empty()).collect();
-            given.0.insert(key.id(), (values, Some(Origin::Env(key.env))));
+            let values = values
+                .into_iter()
+                .filter(|value| !value.is_empty())
+                .collect();
+            given
+                .0
+                .insert(key.id(), (values, Some(Origin::Env(key.env))));
         }
         given
     }
@@ -342,10 +138,14 @@ impl Given {
     /// Adds `--data-dir` or `PUMASI_DATA_DIR`.
     pub(crate) fn with_data_dir(mut self, dir: Option<&Path>, by_flag: bool) -> Self {
         if let Some(dir) = dir {
-            let origin =
-                if by_flag { Origin::Flag("data-dir") } else { Origin::Env("PUMASI_DATA_DIR") };
+            let origin = if by_flag {
+                Origin::Flag("data-dir")
+            } else {
+                Origin::Env("PUMASI_DATA_DIR")
+            };
             let value = dir.to_string_lossy().into_owned();
-            self.0.insert("node.data_dir".to_owned(), (vec![value], Some(origin)));
+            self.0
+                .insert("node.data_dir".to_owned(), (vec![value], Some(origin)));
         }
         self
     }
@@ -392,7 +192,10 @@ impl Config {
         let mut values = BTreeMap::new();
         for key in KEYS {
             let table: toml::Table = format!("v = {}", key.default).parse().map_err(|error| {
-                Error::new(ErrorKind::Internal, format!("default of {}: {error}", key.id()))
+                Error::new(
+                    ErrorKind::Internal,
+                    format!("default of {}: {error}", key.id()),
+                )
             })?;
             if let Some(value) = table.get("v") {
                 values.insert(key.id(), (value.clone(), Origin::Default));
@@ -403,15 +206,18 @@ impl Config {
 
     fn lay_file(&mut self, text: &str, path: &Path) -> Result<()> {
         let at = path.display();
-        let table: toml::Table = text
-            .parse()
-            .map_err(|error: toml::de::Error| {
-                Error::invalid(format!("{at} is not TOML: {}", error.to_string().trim_end()))
-            })?;
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+            Error::invalid(format!(
+                "{at} is not TOML: {}",
+                error.to_string().trim_end()
+            ))
+        })?;
         for (section, content) in table {
             if !KEYS.iter().any(|key| key.section == section) {
                 let near = nearest(&section, KEYS.iter().map(|key| key.section));
-                return Err(Error::invalid(format!("{at}: unknown section [{section}]{near}")));
+                return Err(Error::invalid(format!(
+                    "{at}: unknown section [{section}]{near}"
+                )));
             }
             let Value::Table(content) = content else {
                 return Err(Error::invalid(format!(
@@ -439,7 +245,8 @@ impl Config {
                         expected(key.kind)
                     )));
                 }
-                self.values.insert(id, (value, Origin::File(path.to_owned())));
+                self.values
+                    .insert(id, (value, Origin::File(path.to_owned())));
             }
         }
         Ok(())
@@ -447,7 +254,9 @@ impl Config {
 
     fn lay_given(&mut self, given: &Given) -> Result<()> {
         for key in KEYS {
-            let Some((texts, Some(origin))) = given.0.get(&key.id()) else { continue };
+            let Some((texts, Some(origin))) = given.0.get(&key.id()) else {
+                continue;
+            };
             let first = texts.first().map(String::as_str).unwrap_or_default();
             let wrong = || {
                 Error::invalid(format!(
@@ -458,17 +267,18 @@ impl Config {
             };
             let value = match key.kind {
                 Kind::Text => Value::String(first.to_owned()),
-                Kind::Texts => {
-                    Value::Array(texts.iter().map(|text| Value::String(text.clone())).collect())
-                }
+                Kind::Texts => Value::Array(
+                    texts
+                        .iter()
+                        .map(|text| Value::String(text.clone()))
+                        .collect(),
+                ),
                 Kind::Flag => match first {
                     "true" | "yes" | "on" | "1" => Value::Boolean(true),
                     "false" | "no" | "off" | "0" => Value::Boolean(false),
                     _ => return Err(wrong()),
                 },
-                Kind::Number => {
-                    Value::Integer(first.parse::<u32>().map_err(|_| wrong())?.into())
-                }
+                Kind::Number => Value::Integer(first.parse::<u32>().map_err(|_| wrong())?.into()),
             };
             self.values.insert(key.id(), (value, origin.clone()));
         }
@@ -478,7 +288,10 @@ impl Config {
     /// What a type cannot say.
     fn check(&self) -> Result<()> {
         let wrong = |id: &str, why: &str| {
-            let origin = self.values.get(id).map_or(&Origin::Default, |(_, origin)| origin);
+            let origin = self
+                .values
+                .get(id)
+                .map_or(&Origin::Default, |(_, origin)| origin);
             Err(Error::invalid(format!("{id} ({origin}): {why}")))
         };
         let network = self.text("node.network");
@@ -487,7 +300,11 @@ impl Config {
             return wrong("node.network", "use 1 to 32 of a-z, 0-9 and -");
         }
         for id in ["listen.addresses", "listen.announce", "node.bootstrap"] {
-            if let Some(bad) = self.texts(id).iter().find(|address| !address.starts_with('/')) {
+            if let Some(bad) = self
+                .texts(id)
+                .iter()
+                .find(|address| !address.starts_with('/'))
+            {
                 return wrong(
                     id,
                     &format!("`{bad}` is not a multiaddress such as /ip4/0.0.0.0/udp/4040/quic-v1"),
@@ -500,35 +317,59 @@ impl Config {
         if !matches!(self.text("log.format"), "auto" | "text" | "json") {
             return wrong("log.format", "use auto, text or json");
         }
-        if self.text("log.level").parse::<tracing_subscriber::EnvFilter>().is_err() {
+        if self
+            .text("log.level")
+            .parse::<tracing_subscriber::EnvFilter>()
+            .is_err()
+        {
             return wrong("log.level", "use error, warn, info, debug or trace");
         }
         if self.api_socket().is_ok_and(|socket| socket.is_none())
             && self.api_tcp().is_ok_and(|tcp| tcp.is_none())
         {
-            return wrong("api.socket", "both api.socket and api.listen are off: no command could reach the daemon");
+            return wrong(
+                "api.socket",
+                "both api.socket and api.listen are off: no command could reach the daemon",
+            );
         }
         Ok(())
     }
 
     fn text(&self, id: &str) -> &str {
-        self.values.get(id).and_then(|(value, _)| value.as_str()).unwrap_or_default()
+        self.values
+            .get(id)
+            .and_then(|(value, _)| value.as_str())
+            .unwrap_or_default()
     }
 
     fn texts(&self, id: &str) -> Vec<String> {
         let items = self.values.get(id).and_then(|(value, _)| value.as_array());
         items
-            .map(|items| items.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+            .map(|items| {
+                items
+                    .iter()
+                    .filter_map(Value::as_str)
+                    .map(str::to_owned)
+                    .collect()
+            })
             .unwrap_or_default()
     }
 
     fn flag(&self, id: &str) -> bool {
-        self.values.get(id).and_then(|(value, _)| value.as_bool()).unwrap_or_default()
+        self.values
+            .get(id)
+            .and_then(|(value, _)| value.as_bool())
+            .unwrap_or_default()
     }
 
     fn number(&self, id: &str) -> u32 {
-        let number = self.values.get(id).and_then(|(value, _)| value.as_integer());
-        number.and_then(|number| u32::try_from(number).ok()).unwrap_or_default()
+        let number = self
+            .values
+            .get(id)
+            .and_then(|(value, _)| value.as_integer());
+        number
+            .and_then(|number| u32::try_from(number).ok())
+            .unwrap_or_default()
     }
 
     /// The data directory.
@@ -540,6 +381,11 @@ impl Config {
             "" => default_data_dir(),
             dir => Ok(PathBuf::from(dir)),
         }
+    }
+
+    /// Whether nothing names the data directory.
+    pub(crate) fn is_default_data_dir(&self) -> bool {
+        self.text("node.data_dir").is_empty()
     }
 
     /// The API's socket; `None` when it is off.
@@ -564,7 +410,9 @@ impl Config {
             return Ok(None);
         }
         let address: SocketAddr = text.parse().map_err(|_| {
-            Error::invalid(format!("`{text}` is not an address with a port, such as 127.0.0.1:4041"))
+            Error::invalid(format!(
+                "`{text}` is not an address with a port, such as 127.0.0.1:4041"
+            ))
         })?;
         if !address.ip().is_loopback() {
             return Err(Error::invalid(format!(
@@ -576,7 +424,9 @@ impl Config {
 
     /// Where the passphrase is, if it is in a file.
     pub(crate) fn passphrase_file(&self) -> Option<PathBuf> {
-        Some(self.text("node.passphrase_file")).filter(|path| !path.is_empty()).map(PathBuf::from)
+        Some(self.text("node.passphrase_file"))
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
     }
 
     /// `log.level`.
@@ -619,41 +469,6 @@ impl Config {
     }
 }
 
-/// What a kind of value looks like.
-const fn expected(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Text => "a text in quotes",
-        Kind::Texts => "a list of texts: [\"...\"]",
-        Kind::Flag => "true or false",
-        Kind::Number => "a whole number from 0 to 4294967295",
-    }
-}
-
-/// The commented example: every key with its default, commented out.
-pub(crate) fn example() -> String {
-    let mut text = String::from(
-        "# Settings of pumasi. Every key is optional and shown with its default.\n\
-         # Precedence: flag, then environment variable, then this file, then default;\n\
-         # `pumasi config show --origin` tells where each value comes from.\n",
-    );
-    let mut section = "";
-    for key in KEYS {
-        if key.section != section {
-            section = key.section;
-            text.push_str(&format!("\n[{section}]\n"));
-        } else {
-            text.push('\n');
-        }
-        for (index, line) in key.doc.iter().enumerate() {
-            let stop = if index == 0 { "." } else { "" };
-            text.push_str(&format!("# {line}{stop}\n"));
-        }
-        text.push_str(&format!("# Flag --{}, environment {}.\n", key.flag, key.env));
-        text.push_str(&format!("#{} = {}\n", key.name, key.default));
-    }
-    text
-}
-
 /// The files looked for, in order, when none is named.
 pub(crate) fn search_path() -> Vec<PathBuf> {
     let mut paths = Vec::new();
@@ -688,7 +503,9 @@ pub(crate) fn read_file(path: &Path) -> Result<String> {
         |why: &dyn fmt::Display| Error::invalid(format!("cannot read {}: {why}", path.display()));
     let length = fs::metadata(path).map_err(|error| failed(&error))?.len();
     if length > FILE_MAX {
-        return Err(failed(&format!("it has {length} bytes, at most {FILE_MAX} make sense")));
+        return Err(failed(&format!(
+            "it has {length} bytes, at most {FILE_MAX} make sense"
+        )));
     }
     fs::read_to_string(path).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidData => failed(&"it is not UTF-8 text"),
@@ -708,37 +525,11 @@ fn base_dir(variable: &str, below_home: &str) -> Option<PathBuf> {
 }
 
 fn default_data_dir() -> Result<PathBuf> {
-    base_dir("XDG_DATA_HOME", ".local/share").map(|dir| dir.join("pumasi")).ok_or_else(|| {
-        Error::invalid("there is no home directory to keep data in: use --data-dir DIR")
-    })
-}
-
-/// ` (did you mean X?)`, when one of the candidates is close.
-fn nearest<'a>(text: &str, candidates: impl Iterator<Item = &'a str>) -> String {
-    let nearest = candidates.map(|candidate| (distance(text, candidate), candidate)).min();
-    match nearest {
-        Some((distance, candidate)) if distance <= 1 + text.chars().count() / 4 => {
-            format!(" (did you mean {candidate}?)")
-        }
-        _ => ": see `pumasi config init` for all keys".to_owned(),
-    }
-}
-
-/// How many single-character changes lead from one text to the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.chars().enumerate() {
-        let mut next = vec![i + 1];
-        for (j, b) in b.iter().enumerate() {
-            let replace = row.get(j).copied().unwrap_or(usize::MAX) + usize::from(a != *b);
-            let insert = next.last().copied().unwrap_or(usize::MAX).saturating_add(1);
-            let delete = row.get(j + 1).copied().unwrap_or(usize::MAX).saturating_add(1);
-            next.push(replace.min(insert).min(delete));
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or_default()
+    base_dir("XDG_DATA_HOME", ".local/share")
+        .map(|dir| dir.join("pumasi"))
+        .ok_or_else(|| {
+            Error::invalid("there is no home directory to keep data in: use --data-dir DIR")
+        })
 }
 
 #[cfg(test)]
@@ -771,7 +562,11 @@ mod tests {
             .collect();
         let loaded = text(&uncommented).unwrap();
         assert_eq!(values(&loaded), values(&defaults));
-        assert!(loaded.entries().all(|(_, _, origin)| *origin != Origin::Default));
+        assert!(
+            loaded
+                .entries()
+                .all(|(_, _, origin)| *origin != Origin::Default)
+        );
     }
 
     #[test]
@@ -781,7 +576,9 @@ mod tests {
         let mut config = Config::of_text(file, path).unwrap();
         assert_eq!(config.text("node.building"), "file");
         assert_eq!(config.text("node.network"), "main");
-        config.lay_given(&given("node.building", "env", Origin::Env("X"))).unwrap();
+        config
+            .lay_given(&given("node.building", "env", Origin::Env("X")))
+            .unwrap();
         assert_eq!(config.text("node.building"), "env");
         let command = <Given as clap::Args>::augment_args(Command::new("x"));
         let matches = command.get_matches_from(["x", "--building", "flag", "--newcomers", "5"]);
@@ -796,17 +593,35 @@ mod tests {
     #[test]
     fn unknown_keys_are_errors_with_a_suggestion() {
         for (bad, expected) in [
-            ("[api]\nlisen = \"off\"\n", "unknown key api.lisen (did you mean api.listen?)"),
+            (
+                "[api]\nlisen = \"off\"\n",
+                "unknown key api.lisen (did you mean api.listen?)",
+            ),
             ("[nod]\n", "unknown section [nod] (did you mean node?)"),
             ("[api]\ncolour = 1\n", "unknown key api.colour: see"),
-            ("[node]\nnewcomers = \"5\"\n", "node.newcomers must be a whole number"),
-            ("[node]\nnewcomers = -1\n", "node.newcomers must be a whole number"),
+            (
+                "[node]\nnewcomers = \"5\"\n",
+                "node.newcomers must be a whole number",
+            ),
+            (
+                "[node]\nnewcomers = -1\n",
+                "node.newcomers must be a whole number",
+            ),
             ("node = 1\n", "must be a section"),
             ("[listen]\naddresses = [1]\n", "must be a list of texts"),
-            ("[listen]\naddresses = [\"0.0.0.0:4040\"]\n", "is not a multiaddress"),
+            (
+                "[listen]\naddresses = [\"0.0.0.0:4040\"]\n",
+                "is not a multiaddress",
+            ),
             ("[api]\nlisten = \"0.0.0.0:4041\"\n", "is not loopback"),
-            ("[api]\nlisten = \"4041\"\n", "is not an address with a port"),
-            ("[api]\nsocket = \"off\"\n", "both api.socket and api.listen are off"),
+            (
+                "[api]\nlisten = \"4041\"\n",
+                "is not an address with a port",
+            ),
+            (
+                "[api]\nsocket = \"off\"\n",
+                "both api.socket and api.listen are off",
+            ),
             ("[log]\nformat = \"xml\"\n", "use auto, text or json"),
             ("[node]\nnetwork = \"Main Net\"\n", "use 1 to 32"),
             ("[node\n", "is not TOML"),
@@ -832,8 +647,9 @@ mod tests {
     #[test]
     fn a_flag_that_is_no_number_or_truth_is_refused() {
         let mut config = Config::defaults().unwrap();
-        let error =
-            config.lay_given(&given("listen.mdns", "maybe", Origin::Flag("mdns"))).unwrap_err();
+        let error = config
+            .lay_given(&given("listen.mdns", "maybe", Origin::Flag("mdns")))
+            .unwrap_err();
         assert_eq!(
             error.message(),
             "flag --mdns: `maybe` cannot be listen.mdns: it must be true or false"

@@ -21,11 +21,9 @@ use crate::node::{Node, Unlock};
 use crate::vault;
 
 /// File of the API's token in the data directory.
-const TOKEN_FILE: &str = "api.token";
+pub(crate) const TOKEN_FILE: &str = "api.token";
 /// How long the node may take to close its store and sessions.
 const STOP_TIME: Duration = Duration::from_secs(15);
-/// How often the daemon asks whether the store still takes writes.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest passphrase in bytes.
 const PASSPHRASE_MAX: u64 = 4096;
 
@@ -90,7 +88,7 @@ async fn serve(config: &Config, unlock: Unlock) -> Result<()> {
             tracing::info!(signal = name, "stopping");
             Ok(())
         }
-        error = store_failure(&node) => {
+        error = node.failed() => {
             tracing::error!(%error, "the store failed: stopping, so that nothing is promised that is not kept");
             Err(error)
         }
@@ -109,20 +107,11 @@ async fn serve(config: &Config, unlock: Unlock) -> Result<()> {
 }
 
 async fn stop_node(node: &Node) {
-    if tokio::time::timeout(STOP_TIME, node.shutdown()).await.is_err() {
+    if tokio::time::timeout(STOP_TIME, node.shutdown())
+        .await
+        .is_err()
+    {
         tracing::warn!("the node did not stop within {} s", STOP_TIME.as_secs());
-    }
-}
-
-/// Returns when the store takes no more writes.
-async fn store_failure(node: &Node) -> Error {
-    loop {
-        tokio::time::sleep(CHECK_INTERVAL).await;
-        if let Err(error) = node.ready().await
-            && error.kind() == ErrorKind::Storage
-        {
-            return error;
-        }
     }
 }
 
@@ -135,7 +124,10 @@ impl Signals {
     fn new() -> Result<Self> {
         let listen = |kind| {
             signal(kind).map_err(|error| {
-                Error::new(ErrorKind::Internal, format!("cannot wait for signals: {error}"))
+                Error::new(
+                    ErrorKind::Internal,
+                    format!("cannot wait for signals: {error}"),
+                )
             })
         };
         Ok(Self {
@@ -161,8 +153,11 @@ async fn greet(
     keys: &str,
     started: Instant,
 ) -> Result<()> {
-    let info = node.info().await?;
-    let mut lines = vec![format!("pumasi {} · 하나의 건물이 꺼져도 계속됩니다", info.version)];
+    let info = node.info();
+    let mut lines = vec![format!(
+        "pumasi {} · 하나의 건물이 꺼져도 계속됩니다",
+        info.version
+    )];
     let mut line = |name: &str, text: String| lines.push(format!("  {name:<9}{text}"));
     line("node", info.id.clone());
     let accounts = node.accounts().await?;
@@ -170,7 +165,10 @@ async fn greet(
         line("account", format!("{} ({})", account.name, account.id));
     }
     if accounts.is_empty() {
-        line("account", "none yet (make one: pumasi account add NAME)".to_owned());
+        line(
+            "account",
+            "none yet (make one: pumasi account add NAME)".to_owned(),
+        );
     }
     let place = match (info.operator.as_str(), info.building.as_str()) {
         ("", "") => "not said (set node.operator and node.building)".to_owned(),
@@ -191,9 +189,15 @@ async fn greet(
         line("api", home_relative(socket));
     }
     if let Some(address) = api.tcp() {
-        line("api", format!("http://{address} (token in {})", home_relative(&data_dir.join(TOKEN_FILE))));
+        line(
+            "api",
+            format!(
+                "http://{address} (token in {})",
+                home_relative(&data_dir.join(TOKEN_FILE))
+            ),
+        );
     }
-    lines.push(format!("ready in {:.1} s", started.elapsed().as_secs_f32()));
+    lines.push(format!("ready in {:.2} s", started.elapsed().as_secs_f32()));
     // Nobody may be reading; that is no reason to stop.
     let _ = io::stdout().write_all(format!("{}\n", lines.join("\n")).as_bytes());
     Ok(())
@@ -203,22 +207,24 @@ async fn greet(
 fn home_relative(path: &Path) -> String {
     std::env::var_os("HOME")
         .and_then(|home| path.strip_prefix(home).ok())
-        .map_or_else(|| path.display().to_string(), |rest| format!("~/{}", rest.display()))
+        .map_or_else(
+            || path.display().to_string(),
+            |rest| format!("~/{}", rest.display()),
+        )
 }
 
 /// Starts the log on stderr.
 fn start_log(config: &Config) -> Result<()> {
-    let filter: EnvFilter = config
-        .log_level()
-        .parse()
-        .map_err(|error| Error::invalid(format!("log.level cannot be read: {error}")))?;
+    let filter = filter(config.log_level())?;
     let terminal = io::stderr().is_terminal();
     let json = match config.log_format() {
         "json" => true,
         "text" => false,
         _ => !terminal && std::env::var_os("JOURNAL_STREAM").is_none(),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
     let result = if json {
         builder.json().finish().try_init()
     } else {
@@ -228,10 +234,27 @@ fn start_log(config: &Config) -> Result<()> {
     result.map_err(|error| Error::new(ErrorKind::Internal, format!("the log: {error}")))
 }
 
+/// A plain level is ours alone: libraries say addresses at `info`. Anything else is taken as written.
+fn filter(level: &str) -> Result<EnvFilter> {
+    let directives = match level {
+        "error" => level.to_owned(),
+        "warn" | "info" | "debug" | "trace" => {
+            format!("warn,pumasi_node={level},pumasi_network={level},pumasi_protocol={level}")
+        }
+        _ => level.to_owned(),
+    };
+    directives
+        .parse()
+        .map_err(|error| Error::invalid(format!("log.level cannot be read: {error}")))
+}
+
 /// No core dumps, no debugger of the same user: keys are in this memory. Best effort.
 fn keep_memory_private() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit};
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
     if let Err(error) = rustix::process::setrlimit(Resource::Core, none) {
         tracing::debug!(%error, "core dumps stay possible");
     }
@@ -254,9 +277,14 @@ pub(crate) fn unlock(config: &Config) -> Result<Unlock> {
             config.data_dir()?.join(vault::KEY_FILE).display()
         )));
     }
-    rpassword::prompt_password("Passphrase: ").map(Unlock::Passphrase).map_err(|error| {
-        Error::new(ErrorKind::Internal, format!("the passphrase cannot be read: {error}"))
-    })
+    rpassword::prompt_password("Passphrase: ")
+        .map(Unlock::Passphrase)
+        .map_err(|error| {
+            Error::new(
+                ErrorKind::Internal,
+                format!("the passphrase cannot be read: {error}"),
+            )
+        })
 }
 
 /// The first line of a passphrase file, without its line end.
@@ -265,7 +293,10 @@ pub(crate) fn unlock(config: &Config) -> Result<Unlock> {
 /// When the file cannot be read, has no text, or is no text at all.
 pub(crate) fn read_passphrase(path: &Path) -> Result<String> {
     let wrong = |why: String| {
-        Error::invalid(format!("the passphrase file {} cannot be used: {why}", path.display()))
+        Error::invalid(format!(
+            "the passphrase file {} cannot be used: {why}",
+            path.display()
+        ))
     };
     let file = fs::File::open(path).map_err(|error| wrong(error.to_string()))?;
     let mut line = Zeroizing::new(String::new());
@@ -279,7 +310,9 @@ pub(crate) fn read_passphrase(path: &Path) -> Result<String> {
     if passphrase.len() as u64 >= PASSPHRASE_MAX {
         let mut passphrase = passphrase;
         passphrase.zeroize();
-        return Err(wrong(format!("its first line is longer than {PASSPHRASE_MAX} bytes")));
+        return Err(wrong(format!(
+            "its first line is longer than {PASSPHRASE_MAX} bytes"
+        )));
     }
     Ok(passphrase)
 }

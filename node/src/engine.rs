@@ -13,6 +13,8 @@ mod outgoing;
 mod overview;
 mod peers;
 mod reconciling;
+#[cfg(test)]
+mod tests;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -23,10 +23,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::node::Unlock;
 
 /// Name of the key file in the data directory.
-pub const KEY_FILE: &str = "identity.key";
+pub(crate) const KEY_FILE: &str = "identity.key";
 /// Name of the database in the data directory: where it exists and the key file does not, no new key
 /// is made, because it could open nothing.
-pub const DATABASE_FILE: &str = "node.db";
+pub(crate) const DATABASE_FILE: &str = "node.db";
 
 /// Version of the key file that this program writes; newer ones are refused.
 const FILE_VERSION: u32 = 1;
@@ -53,7 +53,7 @@ const WRAP_CONTEXT: &[u8] = b"pumasi identity.key v1";
 
 /// The open master key. It leaves this struct only as ciphertext.
 #[derive(Clone)]
-pub struct Vault {
+pub(crate) struct Vault {
     key: Secret,
 }
 
@@ -99,7 +99,7 @@ impl Vault {
     /// a key file in clear, none for a wrapped one, or an empty one. [`ErrorKind::Storage`]: the file
     /// is missing though there is a database, cannot be read or written, is damaged, or was written
     /// by a newer version.
-    pub fn open_or_create(data_dir: &Path, unlock: &Unlock) -> Result<Self> {
+    pub(crate) fn open_or_create(data_dir: &Path, unlock: &Unlock) -> Result<Self> {
         if matches!(unlock, Unlock::Passphrase(passphrase) if passphrase.is_empty()) {
             return Err(Error::invalid(
                 "the passphrase is empty: write at least one character, or use a key file",
@@ -129,7 +129,7 @@ impl Vault {
     /// Seals a secret of one row. The answer is the nonce, then the ciphertext: 40 bytes longer than
     /// the plaintext. A nonce must be random, never used twice.
     #[must_use]
-    pub fn seal(
+    pub(crate) fn seal(
         &self,
         table: &str,
         row: &[u8],
@@ -152,7 +152,7 @@ impl Vault {
     /// # Errors
     /// [`ErrorKind::Storage`] when the bytes were changed, belong to another row, or were sealed with
     /// another key.
-    pub fn open(&self, table: &str, row: &[u8], bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    pub(crate) fn open(&self, table: &str, row: &[u8], bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
         let opened = bytes
             .split_first_chunk::<NONCE_LENGTH>()
             .and_then(|(nonce, ciphertext)| {

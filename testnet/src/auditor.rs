@@ -234,6 +234,11 @@ impl Auditor {
         }
     }
 
+    /// Texts that became safe, and delivered, so far.
+    pub(crate) fn counted(&self) -> (u64, u64) {
+        (self.counts.texts_safe, self.counts.texts_delivered)
+    }
+
     fn count_safe(&mut self, number: usize, at: u64) {
         let entry = &self.entries[number];
         let text = entry.operation.is_text();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use pumasi_node::error::ErrorKind;
+use pumasi_node::ErrorKind;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -19,6 +19,7 @@ use crate::machine::{Machine, loopback_bytes, processor_seconds, resident_kib};
 use crate::network::{Network, RunDirectory};
 use crate::options::BenchOptions;
 use crate::people::{Person, arrive, befriend};
+use crate::process::stopped;
 use crate::society::{Friendship, UNIT};
 use crate::table::{Paint, Table, say, thousands};
 use crate::traffic::{Stage, listen, perform};
@@ -106,7 +107,7 @@ pub(crate) async fn run(options: BenchOptions) -> Result<()> {
     let measure = measure(lengths, options.quick);
     let results = tokio::select! {
         results = measure => results?,
-        _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped; nothing is left behind"),
+        error = stopped() => return Err(error),
     };
     print(&results);
     if let Some(file) = &options.json {
@@ -251,7 +252,7 @@ async fn light(
     listener.spawn(listen(stage.clone(), network.nodes[SENDER].client.clone()));
     perform(&stage, operations).await?;
     loop {
-        let counts = (stage.auditor().counts.texts_safe, stage.auditor().counts.texts_delivered);
+        let counts = stage.auditor().counted();
         if counts == (count as u64, count as u64) {
             break;
         }
@@ -265,6 +266,7 @@ async fn light(
     for entry in &auditor.entries {
         let said = entry.id().and_then(|id| auditor.said.get(id));
         let (Some(begun), Some(said)) = (entry.begun, said) else { continue };
+        if said.safe.is_some_and(|at| at - begun > 50_000) { eprintln!("slow #{} begun {} answered {:?} safe {:?} delivered {:?}", entry.operation.number, begun, entry.ended, said.safe, said.delivered); }
         safe.extend(said.safe.map(|at| at.saturating_sub(begun)));
         delivered.extend(said.delivered.map(|at| at.saturating_sub(begun)));
     }
@@ -358,7 +360,7 @@ async fn send(
     to: &str,
     kind: Kind,
     key: &str,
-) -> Result<(), pumasi_node::error::Error> {
+) -> Result<(), pumasi_node::Error> {
     let (path, body) = match kind {
         Kind::Text => (format!("/chats/{to}/messages"), json!({"text": text(0)})),
         Kind::Iou => {

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::auditor::{Auditor, Who};
@@ -12,6 +11,7 @@ use crate::findings::collect;
 use crate::network::{Network, RunDirectory};
 use crate::options::{FireOptions, Plan};
 use crate::people::{Person, arrive, befriend};
+use crate::process::{Stopped, stopped};
 use crate::report::{Report, Times};
 use crate::society::friendships;
 use crate::table::{Paint, is_terminal, say};
@@ -53,13 +53,15 @@ pub(crate) async fn run(options: FireOptions) -> Result<bool> {
     view.spawn(show(board.clone(), plain, paint));
     let result = tokio::select! {
         result = burn(&plan, &run, &board) => result,
-        result = stopped() => result.and(Err(anyhow::anyhow!("stopped by a signal; nothing is left behind"))),
+        error = stopped() => Err(error),
     };
     view.shutdown().await;
     let report = match result {
         Ok(report) => report,
         Err(error) => {
-            keep(&mut run);
+            if !error.is::<Stopped>() {
+                keep(&mut run);
+            }
             return Err(error);
         }
     };
@@ -78,16 +80,6 @@ pub(crate) async fn run(options: FireOptions) -> Result<bool> {
 fn keep(run: &mut RunDirectory) {
     run.keep();
     say(&format!("  Logs and data are kept in {}", run.path().display()));
-}
-
-/// Ctrl-C or SIGTERM.
-async fn stopped() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => result?,
-        _ = terminate.recv() => {}
-    }
-    Ok(())
 }
 
 /// From the first process to the reckoning.

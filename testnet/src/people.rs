@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use pumasi_node::client::Client;
-use pumasi_node::error::ErrorKind;
+use pumasi_node::ErrorKind;
 use pumasi_node::view::{ContactView, InvitationView, KeepersView, LineView, NewAccountView};
 use serde::Deserialize;
 use serde_json::json;

@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal};
+use tokio::signal::unix::SignalKind;
 
 /// First argument that makes this binary a daemon.
 pub(crate) const DAEMON: &str = "daemon";
@@ -109,7 +110,32 @@ pub(crate) fn end_with_parent() {
 /// In the daemon's role: away from the terminal it was started on, which may close.
 pub(crate) fn leave_terminal() {
     // Fails only where there is no session to leave.
-    drop(rustix::process::setsid());
+    let _ = rustix::process::setsid();
+}
+
+/// The person stopped it.
+#[derive(Debug)]
+pub(crate) struct Stopped;
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("stopped; nothing is left behind")
+    }
+}
+
+impl std::error::Error for Stopped {}
+
+/// Waits for Ctrl-C or SIGTERM.
+pub(crate) async fn stopped() -> anyhow::Error {
+    let terminate = async {
+        let mut signals = tokio::signal::unix::signal(SignalKind::terminate())?;
+        signals.recv().await.context("no signals any more")
+    };
+    let result = tokio::select! {
+        result = tokio::signal::ctrl_c() => result.map_err(anyhow::Error::from),
+        result = terminate => result,
+    };
+    result.err().unwrap_or_else(|| Stopped.into())
 }
 
 /// Sends a signal; one that finds no process is no error.

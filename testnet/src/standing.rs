@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::network::{LOOK, Network, RunDirectory, is_ready};
 use crate::options::UpOptions;
 use crate::people::{arrive, befriend};
-use crate::process::{born, is_still, signal};
+use crate::process::{born, is_still, signal, stopped};
 use crate::society::friendships;
 use crate::table::{Paint, Table, is_terminal, left, say};
 use crate::view::{Board, show};
@@ -118,7 +118,7 @@ pub(crate) async fn up(options: UpOptions) -> Result<()> {
     // Stopped here, the network goes with its value.
     let (network, names) = tokio::select! {
         result = work => result?,
-        _ = tokio::signal::ctrl_c() => bail!("stopped; nothing is left behind"),
+        error = stopped() => return Err(error),
     };
     view.shutdown().await;
     let mut standing = Standing { run: run.path().to_owned(), nodes: Vec::new() };

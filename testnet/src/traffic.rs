@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use pumasi_node::client::Client;
-use pumasi_node::error::{Error, ErrorKind};
+use pumasi_node::{Error, ErrorKind};
 use pumasi_node::view::{MessageView, PaymentView};
 use pumasi_protocol::delivery::State;
 use serde_json::json;

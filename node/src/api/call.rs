@@ -61,7 +61,12 @@ impl<S: Send + Sync> FromRequest<S> for Call {
             check_type(&parts.headers, &body)?;
             read(&parts.headers, body).await?
         };
-        Ok(Self { path, query, headers: parts.headers, fields })
+        Ok(Self {
+            path,
+            query,
+            headers: parts.headers,
+            fields,
+        })
     }
 }
 
@@ -70,13 +75,19 @@ fn check_type(headers: &HeaderMap, body: &Body) -> Result<(), Problem> {
     if axum::body::HttpBody::is_end_stream(body) {
         return Ok(());
     }
-    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let given = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
-    Err(Problem::new(ErrorKind::Invalid, "send the body as `Content-Type: application/json`")
-        .with_status(415))
+    Err(Problem::new(
+        ErrorKind::Invalid,
+        "send the body as `Content-Type: application/json`",
+    )
+    .with_status(415))
 }
 
 /// Reads the body as a JSON object. An absent body reads as an empty object.
@@ -104,7 +115,10 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
             return Err(too_large());
         }
         Ok(Err(_)) => {
-            return Err(Problem::new(ErrorKind::Invalid, "the body ended before its length"));
+            return Err(Problem::new(
+                ErrorKind::Invalid,
+                "the body ended before its length",
+            ));
         }
         Err(_) => {
             return Err(Problem::new(
@@ -120,9 +134,10 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
     match serde_json::from_slice(&bytes) {
         Ok(Value::Object(map)) => Ok(Fields { map }),
         Ok(_) => Err(Problem::field("#", "the body must be a JSON object: {...}")),
-        Err(error) => {
-            Err(Problem::field("#", format!("the body is not well-formed JSON: {error}")))
-        }
+        Err(error) => Err(Problem::field(
+            "#",
+            format!("the body is not well-formed JSON: {error}"),
+        )),
     }
 }
 
@@ -134,14 +149,21 @@ impl Call {
 
     /// Refuses query parameters that this route does not know; `account` is known everywhere.
     pub(super) fn allow_query(&self, known: &[&str]) -> Result<(), Problem> {
-        match self.query.keys().find(|name| *name != "account" && !known.contains(&name.as_str())) {
+        match self
+            .query
+            .keys()
+            .find(|name| *name != "account" && !known.contains(&name.as_str()))
+        {
             None => Ok(()),
             Some(name) => {
                 let mut list = known.to_vec();
                 list.push("account");
                 Err(Problem::new(
                     ErrorKind::Invalid,
-                    format!("unknown query parameter `{name}`: known here are {}", list.join(", ")),
+                    format!(
+                        "unknown query parameter `{name}`: known here are {}",
+                        list.join(", ")
+                    ),
                 ))
             }
         }
@@ -149,12 +171,17 @@ impl Call {
 
     /// A query parameter; an empty one counts as absent.
     pub(super) fn query(&self, name: &str) -> Option<&str> {
-        self.query.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.query
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
     }
 
     /// A whole number of the query.
     pub(super) fn number(&self, name: &str, max: u64) -> Result<Option<u64>, Problem> {
-        let Some(text) = self.query(name) else { return Ok(None) };
+        let Some(text) = self.query(name) else {
+            return Ok(None);
+        };
         match text.parse::<u64>() {
             Ok(number) if number <= max => Ok(Some(number)),
             _ => Err(Problem::new(
@@ -177,7 +204,11 @@ impl Call {
                 "give `before` or `after`, not both: a page has one direction",
             ));
         }
-        Ok(Page { limit, before, after })
+        Ok(Page {
+            limit,
+            before,
+            after,
+        })
     }
 
     /// A header as text.
@@ -197,7 +228,9 @@ impl Call {
 
     /// The idempotency key, if there is one.
     pub(super) fn key(&self) -> Result<Option<String>, Problem> {
-        let Some(value) = self.headers.get("idempotency-key") else { return Ok(None) };
+        let Some(value) = self.headers.get("idempotency-key") else {
+            return Ok(None);
+        };
         match value.to_str() {
             Ok(key)
                 if (1..=KEY_MAX).contains(&key.len())
@@ -241,7 +274,10 @@ impl Fields {
         match self.map.remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(Problem::field(&format!("#/{name}"), format!("`{name}` must be a text"))),
+            Some(_) => Err(Problem::field(
+                &format!("#/{name}"),
+                format!("`{name}` must be a text"),
+            )),
         }
     }
 
@@ -255,7 +291,10 @@ impl Fields {
     pub(super) fn flag(&mut self, name: &str) -> Result<bool, Problem> {
         match self.map.remove(name) {
             Some(Value::Bool(flag)) => Ok(flag),
-            None => Err(Problem::field(&format!("#/{name}"), format!("`{name}` is missing"))),
+            None => Err(Problem::field(
+                &format!("#/{name}"),
+                format!("`{name}` is missing"),
+            )),
             Some(_) => Err(Problem::field(
                 &format!("#/{name}"),
                 format!("`{name}` must be true or false"),
@@ -301,18 +340,24 @@ impl Fields {
             )
         })?;
         if amount.0 < least {
-            return Err(Problem::field(&at_amount, format!("the amount must be at least {least}")));
+            return Err(Problem::field(
+                &at_amount,
+                format!("the amount must be at least {least}"),
+            ));
         }
         let at_currency = format!("{at}/currency");
         let currency: Unit = match map.remove("currency") {
-            Some(Value::String(text)) => {
-                text.parse().map_err(|error| Problem::field(&at_currency, format!("{error}")))?
-            }
+            Some(Value::String(text)) => text
+                .parse()
+                .map_err(|error| Problem::field(&at_currency, format!("{error}")))?,
             None => return Err(Problem::field(&at_currency, "the currency is missing")),
             Some(_) => return Err(Problem::field(&at_currency, "the currency must be a text")),
         };
         refuse_rest(&map, &at)?;
-        Ok(Money { amount: amount.to_string(), currency: currency.to_string() })
+        Ok(Money {
+            amount: amount.to_string(),
+            currency: currency.to_string(),
+        })
     }
 
     /// Refuses members that nobody took: a mistyped optional field must not be dropped in silence.
@@ -327,7 +372,10 @@ fn refuse_rest(map: &Map<String, Value>, at: &str) -> Result<(), Problem> {
         Some(name) => {
             // RFC 6901 escapes.
             let escaped = name.replace('~', "~0").replace('/', "~1");
-            Err(Problem::field(&format!("{at}/{escaped}"), format!("unknown field `{name}`")))
+            Err(Problem::field(
+                &format!("{at}/{escaped}"),
+                format!("unknown field `{name}`"),
+            ))
         }
     }
 }
@@ -338,14 +386,22 @@ mod tests {
     use serde_json::json;
 
     fn money(value: Value, least: u64) -> Result<Money, Problem> {
-        let Value::Object(map) = json!({ "amount": value }) else { unreachable!() };
+        let Value::Object(map) = json!({ "amount": value }) else {
+            unreachable!()
+        };
         Fields { map }.money("amount", least)
     }
 
     #[test]
     fn money_is_digits_and_a_unit() {
         let good = money(json!({"amount": "15000", "currency": "KRW"}), 1).unwrap();
-        assert_eq!(good, Money { amount: "15000".into(), currency: "KRW".into() });
+        assert_eq!(
+            good,
+            Money {
+                amount: "15000".into(),
+                currency: "KRW".into()
+            }
+        );
         let most = json!({"amount": "18446744073709551615", "currency": "KRW"});
         assert!(money(most, 1).is_ok());
         assert!(money(json!({"amount": "0", "currency": "KRW"}), 0).is_ok());
@@ -354,18 +410,39 @@ mod tests {
     #[test]
     fn bad_money_is_refused_with_a_pointer_to_the_fault() {
         for (amount, pointer) in [
-            (json!({"amount": 15000, "currency": "KRW"}), "#/amount/amount"),
+            (
+                json!({"amount": 15000, "currency": "KRW"}),
+                "#/amount/amount",
+            ),
             (json!({"amount": 1.5, "currency": "KRW"}), "#/amount/amount"),
-            (json!({"amount": "1.5", "currency": "KRW"}), "#/amount/amount"),
-            (json!({"amount": "-1", "currency": "KRW"}), "#/amount/amount"),
-            (json!({"amount": "1,000", "currency": "KRW"}), "#/amount/amount"),
+            (
+                json!({"amount": "1.5", "currency": "KRW"}),
+                "#/amount/amount",
+            ),
+            (
+                json!({"amount": "-1", "currency": "KRW"}),
+                "#/amount/amount",
+            ),
+            (
+                json!({"amount": "1,000", "currency": "KRW"}),
+                "#/amount/amount",
+            ),
             (json!({"amount": "", "currency": "KRW"}), "#/amount/amount"),
             (json!({"amount": "0", "currency": "KRW"}), "#/amount/amount"),
-            (json!({"amount": "18446744073709551616", "currency": "KRW"}), "#/amount/amount"),
+            (
+                json!({"amount": "18446744073709551616", "currency": "KRW"}),
+                "#/amount/amount",
+            ),
             (json!({"currency": "KRW"}), "#/amount/amount"),
-            (json!({"amount": "1", "currency": "krw"}), "#/amount/currency"),
+            (
+                json!({"amount": "1", "currency": "krw"}),
+                "#/amount/currency",
+            ),
             (json!({"amount": "1"}), "#/amount/currency"),
-            (json!({"amount": "1", "currency": "KRW", "x/y": 1}), "#/amount/x~1y"),
+            (
+                json!({"amount": "1", "currency": "KRW", "x/y": 1}),
+                "#/amount/x~1y",
+            ),
             (json!("15000"), "#/amount"),
         ] {
             let problem = money(amount.clone(), 1).unwrap_err();
@@ -375,7 +452,9 @@ mod tests {
 
     #[test]
     fn a_field_that_nobody_knows_is_refused() {
-        let Value::Object(map) = json!({"text": "x", "txet": "y"}) else { unreachable!() };
+        let Value::Object(map) = json!({"text": "x", "txet": "y"}) else {
+            unreachable!()
+        };
         let mut fields = Fields { map };
         assert_eq!(fields.text("text").unwrap(), "x");
         let problem = fields.end().unwrap_err();

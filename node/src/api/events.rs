@@ -45,26 +45,40 @@ pub(super) async fn events(
         Some(0) | None => PAGE,
         Some(limit) => u32::try_from(limit).unwrap_or(PAGE),
     };
-    let last = timely(api.node.last_event()).await?;
-    let query = EventQuery { since: since(&call, last)?, limit, types: types(&call)?, account };
+    let last = api.node.last_event();
+    let query = EventQuery {
+        since: since(&call, last)?,
+        limit,
+        types: types(&call)?,
+        account,
+    };
     match call.query("poll") {
         Some("1" | "true") => poll(&api, query).await,
         Some("0" | "false") | None => follow(&api, &call, query),
-        Some(_) => Err(Problem::new(ErrorKind::Invalid, "query parameter `poll` must be 0 or 1")),
+        Some(_) => Err(Problem::new(
+            ErrorKind::Invalid,
+            "query parameter `poll` must be 0 or 1",
+        )),
     }
 }
 
 /// Where to begin: `since`, else `Last-Event-ID` (what a browser sends when it reconnects; it wins,
 /// because the address it reconnects to still has the old `since`), else the oldest event.
 fn since(call: &Call, last: u64) -> std::result::Result<u64, Problem> {
-    let given = call.header("last-event-id").map(str::trim).filter(|id| !id.is_empty());
+    let given = call
+        .header("last-event-id")
+        .map(str::trim)
+        .filter(|id| !id.is_empty());
     let text = match given.or_else(|| call.query("since")) {
         None => return Ok(0),
         Some("now") => return Ok(last),
         Some(text) => text,
     };
     let since: u64 = text.parse().map_err(|_| {
-        Problem::new(ErrorKind::Invalid, "`since` must be a sequence number, or `now`")
+        Problem::new(
+            ErrorKind::Invalid,
+            "`since` must be a sequence number, or `now`",
+        )
     })?;
     if since > last {
         // Waiting for it would look like silence: the caller's number is from another database.
@@ -88,7 +102,10 @@ fn types(call: &Call) -> std::result::Result<Vec<String>, Problem> {
         .filter(|part| !part.is_empty())
         .collect();
     if types.len() > TYPES_MAX {
-        return Err(Problem::new(ErrorKind::Invalid, format!("at most {TYPES_MAX} types")));
+        return Err(Problem::new(
+            ErrorKind::Invalid,
+            format!("at most {TYPES_MAX} types"),
+        ));
     }
     Ok(types)
 }
@@ -97,7 +114,10 @@ fn types(call: &Call) -> std::result::Result<Vec<String>, Problem> {
 async fn poll(api: &State, query: EventQuery) -> std::result::Result<Response, Problem> {
     let mut reader = Reader::new(api, query);
     let items = timely(reader.page()).await?;
-    answer(StatusCode::OK, &json!({ "items": items, "last": reader.query.since }))
+    answer(
+        StatusCode::OK,
+        &json!({ "items": items, "last": reader.query.since }),
+    )
 }
 
 /// Reads the log in pages and knows where it is.
@@ -109,7 +129,11 @@ struct Reader {
 
 impl Reader {
     fn new(api: &State, query: EventQuery) -> Self {
-        Self { node: api.node.clone(), query, news: api.node.watch_events() }
+        Self {
+            node: api.node.clone(),
+            query,
+            news: api.node.watch_events(),
+        }
     }
 
     /// The next page, possibly empty. Behind retention it begins with a `reset`.
@@ -119,7 +143,10 @@ impl Reader {
         let mut page = Vec::new();
         let found = match self.node.events(self.query.clone()).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let Some(oldest) = error.details().get("oldest").and_then(serde_json::Value::as_u64)
+                let Some(oldest) = error
+                    .details()
+                    .get("oldest")
+                    .and_then(serde_json::Value::as_u64)
                 else {
                     return Err(error);
                 };
@@ -157,11 +184,7 @@ fn reset(oldest: u64) -> EventView {
 }
 
 /// An endless stream.
-fn follow(
-    api: &State,
-    call: &Call,
-    query: EventQuery,
-) -> std::result::Result<Response, Problem> {
+fn follow(api: &State, call: &Call, query: EventQuery) -> std::result::Result<Response, Problem> {
     let permit = Arc::clone(&api.streams).try_acquire_owned().map_err(|_| {
         Problem::new(
             ErrorKind::Busy,
@@ -181,8 +204,14 @@ fn follow(
         Some((Ok::<_, std::convert::Infallible>(chunk), source))
     });
     let mut response = Response::new(Body::from_stream(chunks));
-    let media = if sse { "text/event-stream" } else { "application/x-ndjson" };
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    let media = if sse {
+        "text/event-stream"
+    } else {
+        "application/x-ndjson"
+    };
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(media));
     Ok(response)
 }
 
@@ -200,7 +229,11 @@ impl Follower {
         if !self.begun {
             // At once, so that the client sees that the stream is open.
             self.begun = true;
-            return Some(Bytes::from_static(if self.sse { b"retry: 1000\n\n" } else { b"\n" }));
+            return Some(Bytes::from_static(if self.sse {
+                b"retry: 1000\n\n"
+            } else {
+                b"\n"
+            }));
         }
         loop {
             if *self.stopping.borrow() {
@@ -231,7 +264,10 @@ impl Follower {
             // Plain data: writing it as JSON cannot fail, and JSON has no raw line ends.
             let json = serde_json::to_string(event).unwrap_or_default();
             if self.sse {
-                text.push_str(&format!("id: {}\nevent: {}\ndata: {json}\n\n", event.seq, event.kind));
+                text.push_str(&format!(
+                    "id: {}\nevent: {}\ndata: {json}\n\n",
+                    event.seq, event.kind
+                ));
             } else {
                 text.push_str(&json);
                 text.push('\n');

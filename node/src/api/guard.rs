@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderName, HeaderValue,
-    ORIGIN, X_CONTENT_TYPE_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderName,
+    HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -22,8 +22,8 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 use zeroize::Zeroizing;
 
-use super::problem::{self, Problem};
 use super::Token;
+use super::problem::{self, Problem};
 use crate::error::{Error, ErrorKind, Result};
 use crate::vault;
 
@@ -61,7 +61,10 @@ impl Guard {
                 Some(_) => Err(foreign_origin()),
             };
         };
-        let host = headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let host = headers
+            .get(HOST)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         if !hosts.iter().any(|known| known.eq_ignore_ascii_case(host)) {
             return Err(Problem::new(
                 ErrorKind::NotPermitted,
@@ -104,7 +107,10 @@ impl Guard {
 }
 
 fn foreign_origin() -> Problem {
-    Problem::new(ErrorKind::NotPermitted, "requests from web pages of other origins are refused")
+    Problem::new(
+        ErrorKind::NotPermitted,
+        "requests from web pages of other origins are refused",
+    )
 }
 
 /// Runs before and after every route.
@@ -114,7 +120,11 @@ pub(super) async fn guard(
     next: Next,
 ) -> Response {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let request_id = format!("req_{:x}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let request_id = format!(
+        "req_{:x}_{}",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    );
     let started = Instant::now();
     let method = request.method().clone();
     let instance = request.uri().path().to_owned();
@@ -131,7 +141,10 @@ pub(super) async fn guard(
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'"));
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'"),
+    );
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         headers.insert(HeaderName::from_static("x-request-id"), id);
     }
@@ -152,14 +165,19 @@ pub(super) async fn guard(
 /// When the file cannot be read, made or is not one token.
 pub(super) fn token(path: &Path) -> Result<Token> {
     let failed = |what: &str, error: &io::Error| {
-        Error::new(ErrorKind::Storage, format!("cannot {what} {}: {error}", path.display()))
+        Error::new(
+            ErrorKind::Storage,
+            format!("cannot {what} {}: {error}", path.display()),
+        )
     };
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut bytes = Zeroizing::new([0; TOKEN_LENGTH]);
-            SysRng.try_fill_bytes(bytes.as_mut_slice()).map_err(|error| {
-                Error::new(ErrorKind::Internal, format!("no random numbers: {error}"))
-            })?;
+            SysRng
+                .try_fill_bytes(bytes.as_mut_slice())
+                .map_err(|error| {
+                    Error::new(ErrorKind::Internal, format!("no random numbers: {error}"))
+                })?;
             let token = Zeroizing::new(HEXLOWER.encode(bytes.as_slice()));
             let line = Zeroizing::new(format!("{}\n", token.as_str()));
             vault::write_private(path, line.as_bytes()).map_err(|error| failed("write", &error))?;
@@ -173,13 +191,16 @@ pub(super) fn token(path: &Path) -> Result<Token> {
                     .map_err(|error| failed("protect", &error))?;
             }
             if metadata.len() > TOKEN_FILE_MAX {
-                return Err(Error::invalid(format!("{} is not a token file", path.display())));
+                return Err(Error::invalid(format!(
+                    "{} is not a token file",
+                    path.display()
+                )));
             }
-            let text = Zeroizing::new(
-                fs::read_to_string(path).map_err(|error| failed("read", &error))?,
-            );
+            let text =
+                Zeroizing::new(fs::read_to_string(path).map_err(|error| failed("read", &error))?);
             let token = text.trim();
-            if token.len() < 2 * TOKEN_LENGTH || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            if token.len() < 2 * TOKEN_LENGTH || !token.bytes().all(|byte| byte.is_ascii_graphic())
+            {
                 return Err(Error::invalid(format!(
                     "{} does not hold a token of at least {} characters: remove the file, and a new \
                      one is made at the next start",
@@ -197,17 +218,25 @@ mod tests {
     use super::*;
 
     fn guard() -> Guard {
-        Guard::tcp("127.0.0.1:4041".parse().unwrap(), Zeroizing::new("t".repeat(64)))
+        Guard::tcp(
+            "127.0.0.1:4041".parse().unwrap(),
+            Zeroizing::new("t".repeat(64)),
+        )
     }
 
     fn status(path: &str, headers: &[(&'static str, &str)]) -> u16 {
         let headers: HeaderMap = headers
             .iter()
             .map(|(name, value)| {
-                (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_str(value).unwrap(),
+                )
             })
             .collect();
-        guard().check(path, &headers).map_or_else(|problem| problem.status, |()| 200)
+        guard()
+            .check(path, &headers)
+            .map_or_else(|problem| problem.status, |()| 200)
     }
 
     #[test]
@@ -216,20 +245,44 @@ mod tests {
         let host = ("host", "127.0.0.1:4041");
         let token = ("authorization", bearer.as_str());
         assert_eq!(status("/api/v1/node", &[host, token]), 200);
-        assert_eq!(status("/api/v1/node", &[("host", "LOCALHOST:4041"), token]), 200);
-        assert_eq!(status("/api/v1/node", &[("host", "[::1]:4041"), token]), 200);
-        assert_eq!(status("/api/v1/node", &[("host", "evil.example:4041"), token]), 403);
+        assert_eq!(
+            status("/api/v1/node", &[("host", "LOCALHOST:4041"), token]),
+            200
+        );
+        assert_eq!(
+            status("/api/v1/node", &[("host", "[::1]:4041"), token]),
+            200
+        );
+        assert_eq!(
+            status("/api/v1/node", &[("host", "evil.example:4041"), token]),
+            403
+        );
         assert_eq!(status("/api/v1/node", &[("host", "127.0.0.1"), token]), 403);
         assert_eq!(status("/api/v1/node", &[token]), 403);
         assert_eq!(status("/api/v1/node", &[host]), 401);
-        assert_eq!(status("/api/v1/node", &[host, ("authorization", "Bearer t")]), 401);
-        assert_eq!(status("/api/v1/node", &[host, ("authorization", &"t".repeat(64))]), 401);
+        assert_eq!(
+            status("/api/v1/node", &[host, ("authorization", "Bearer t")]),
+            401
+        );
+        assert_eq!(
+            status("/api/v1/node", &[host, ("authorization", &"t".repeat(64))]),
+            401
+        );
         assert_eq!(status("/readyz", &[host]), 200);
         assert_eq!(status("/readyz", &[("host", "evil.example")]), 403);
         let own = ("origin", "http://127.0.0.1:4041");
         assert_eq!(status("/api/v1/node", &[host, token, own]), 200);
-        for origin in ["http://evil.example", "null", "https://127.0.0.1:4041", "http://127.0.0.1"] {
-            assert_eq!(status("/api/v1/node", &[host, token, ("origin", origin)]), 403, "{origin}");
+        for origin in [
+            "http://evil.example",
+            "null",
+            "https://127.0.0.1:4041",
+            "http://127.0.0.1",
+        ] {
+            assert_eq!(
+                status("/api/v1/node", &[host, token, ("origin", origin)]),
+                403,
+                "{origin}"
+            );
         }
     }
 

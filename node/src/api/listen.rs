@@ -39,7 +39,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Socket {
     path: PathBuf,
-    inode: (u64, u64),
+    identity: Identity,
+}
+
+/// Device, inode, and time of the last change: a file system may give an inode again at once.
+type Identity = (u64, u64, i64, i64);
+
+fn identity(metadata: &fs::Metadata) -> Identity {
+    (
+        metadata.dev(),
+        metadata.ino(),
+        metadata.ctime(),
+        metadata.ctime_nsec(),
+    )
 }
 
 impl Socket {
@@ -51,7 +63,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if let Ok(metadata) = fs::symlink_metadata(&self.path)
-            && (metadata.dev(), metadata.ino()) == self.inode
+            && identity(&metadata) == self.identity
         {
             let _ = fs::remove_file(&self.path);
         }
@@ -103,8 +115,13 @@ pub(super) fn bind_socket(path: &Path) -> Result<(UnixListener, Socket)> {
     let listener = UnixListener::bind(path).map_err(|error| failed(&error))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(|error| failed(&error))?;
     let metadata = fs::symlink_metadata(path).map_err(|error| failed(&error))?;
-    let inode = (metadata.dev(), metadata.ino());
-    Ok((listener, Socket { path: path.to_owned(), inode }))
+    Ok((
+        listener,
+        Socket {
+            path: path.to_owned(),
+            identity: identity(&metadata),
+        },
+    ))
 }
 
 /// Binds TCP on loopback; every other address is refused.
@@ -116,9 +133,14 @@ pub(super) async fn bind_tcp(address: SocketAddr) -> Result<(TcpListener, Socket
         )));
     }
     let failed = |error: &io::Error| {
-        Error::new(ErrorKind::Unavailable, format!("cannot listen on {address}: {error}"))
+        Error::new(
+            ErrorKind::Unavailable,
+            format!("cannot listen on {address}: {error}"),
+        )
     };
-    let listener = TcpListener::bind(address).await.map_err(|error| failed(&error))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| failed(&error))?;
     let bound = listener.local_addr().map_err(|error| failed(&error))?;
     Ok((listener, bound))
 }
@@ -187,7 +209,10 @@ async fn drain(mut tasks: JoinSet<()>) {
         while tasks.join_next().await.is_some() {}
     });
     if ended.await.is_err() {
-        tracing::warn!(connections = tasks.len(), "API connections were cut at the end");
+        tracing::warn!(
+            connections = tasks.len(),
+            "API connections were cut at the end"
+        );
     }
 }
 
@@ -271,11 +296,17 @@ mod tests {
         let path = dir.path().join("api.sock");
         let (live, socket) = bind_socket(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(bind_socket(&path).unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(
+            bind_socket(&path).unwrap_err().kind(),
+            ErrorKind::Unavailable
+        );
         drop(live);
         let (_again, second) = bind_socket(&path).unwrap();
         drop(socket);
-        assert!(path.exists(), "the first one's end takes nothing from the second");
+        assert!(
+            path.exists(),
+            "the first one's end takes nothing from the second"
+        );
         drop(second);
         assert!(!path.exists());
         fs::write(&path, "mine").unwrap();

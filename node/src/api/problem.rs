@@ -69,7 +69,10 @@ impl Problem {
         *response.status_mut() =
             StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if self.status == 401 {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -79,7 +82,11 @@ impl Problem {
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
-        Self { status: error.kind().status(), error, pointer: None }
+        Self {
+            status: error.kind().status(),
+            error,
+            pointer: None,
+        }
     }
 }
 
@@ -100,7 +107,9 @@ pub(super) fn documented(mut response: Response, instance: &str, request_id: &st
         Some(problem) => problem,
         None if status < 400 => return response,
         // Of the router's own making; ours all carry a problem.
-        None => Problem::new(ErrorKind::Invalid, "the request is not well-formed").with_status(status),
+        None => {
+            Problem::new(ErrorKind::Invalid, "the request is not well-formed").with_status(status)
+        }
     };
     let mut documented = problem.response(instance, request_id);
     if let Some(allow) = response.headers().get(ALLOW) {

@@ -35,7 +35,10 @@ pub(super) fn router(state: Arc<State>, guard: Guard) -> Router {
         .route("/accounts/{which}", get(account).patch(rename_account))
         .route("/invitations", post(invite))
         .route("/contacts", get(contacts).post(add_contact))
-        .route("/contacts/{who}", get(contact).patch(rename_contact).delete(remove_contact))
+        .route(
+            "/contacts/{who}",
+            get(contact).patch(rename_contact).delete(remove_contact),
+        )
         .route("/contacts/{who}/verify", post(verify_contact))
         .route("/contacts/{who}/block", post(block_contact))
         .route("/chats", get(chats))
@@ -62,7 +65,10 @@ pub(super) fn router(state: Arc<State>, guard: Guard) -> Router {
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .with_state(state)
-        .layer(middleware::from_fn_with_state(Arc::new(guard), guard::guard))
+        .layer(middleware::from_fn_with_state(
+            Arc::new(guard),
+            guard::guard,
+        ))
 }
 
 /// Waits for the node, but not for ever.
@@ -84,11 +90,16 @@ pub(super) async fn timely<T>(
 /// A JSON answer with a line end, so that it reads well in a terminal.
 pub(super) fn answer(status: StatusCode, value: &impl Serialize) -> Answer {
     let mut body = serde_json::to_vec(value).map_err(|error| {
-        Problem::new(ErrorKind::Internal, format!("the answer cannot be written: {error}"))
+        Problem::new(
+            ErrorKind::Internal,
+            format!("the answer cannot be written: {error}"),
+        )
     })?;
     body.push(b'\n');
     let mut response = (status, body).into_response();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
@@ -120,12 +131,18 @@ async fn account_only(api: &State, call: &Call) -> Result<Account, Problem> {
 }
 
 async fn unknown() -> Problem {
-    Problem::new(ErrorKind::NotFound, "no such path: the API begins at /api/v1, see docs/http-api.md")
+    Problem::new(
+        ErrorKind::NotFound,
+        "no such path: the API begins at /api/v1, see docs/http-api.md",
+    )
 }
 
 async fn wrong_method() -> Problem {
-    Problem::new(ErrorKind::Invalid, "this path does not take this method: see the Allow header")
-        .with_status(405)
+    Problem::new(
+        ErrorKind::Invalid,
+        "this path does not take this method: see the Allow header",
+    )
+    .with_status(405)
 }
 
 async fn live() -> Answer {
@@ -134,7 +151,10 @@ async fn live() -> Answer {
 
 async fn ready(Shared(api): Api) -> Answer {
     if *api.stopping.borrow() {
-        return Err(Problem::new(ErrorKind::Unavailable, "the daemon is stopping"));
+        return Err(Problem::new(
+            ErrorKind::Unavailable,
+            "the daemon is stopping",
+        ));
     }
     match timely(api.node.ready()).await {
         Ok(()) => ok(&json!({ "status": "ok" })),
@@ -148,7 +168,7 @@ async fn version() -> Answer {
 
 async fn node(Shared(api): Api, call: Call) -> Answer {
     call.allow_query(&[])?;
-    ok(&timely(api.node.info()).await?)
+    ok(&api.node.info())
 }
 
 async fn status(Shared(api): Api, call: Call) -> Answer {
@@ -166,7 +186,10 @@ async fn create_account(Shared(api): Api, call: Call) -> Answer {
     let mut body = call.body();
     let name = body.text("name")?;
     body.end()?;
-    answer(StatusCode::CREATED, &timely(api.node.create_account(&name)).await?)
+    answer(
+        StatusCode::CREATED,
+        &timely(api.node.create_account(&name)).await?,
+    )
 }
 
 async fn account(Shared(api): Api, call: Call) -> Answer {
@@ -189,7 +212,10 @@ async fn invite(Shared(api): Api, call: Call) -> Answer {
     let mut body = call.body();
     let name = body.optional("name")?;
     body.end()?;
-    answer(StatusCode::CREATED, &timely(account.invite(name.as_deref())).await?)
+    answer(
+        StatusCode::CREATED,
+        &timely(account.invite(name.as_deref())).await?,
+    )
 }
 
 async fn contacts(Shared(api): Api, call: Call) -> Answer {
@@ -201,7 +227,10 @@ async fn add_contact(Shared(api): Api, call: Call) -> Answer {
     let mut body = call.body();
     let (uri, name) = (body.text("uri")?, body.optional("name")?);
     body.end()?;
-    answer(StatusCode::CREATED, &timely(account.add_contact(&uri, name.as_deref())).await?)
+    answer(
+        StatusCode::CREATED,
+        &timely(account.add_contact(&uri, name.as_deref())).await?,
+    )
 }
 
 async fn contact(Shared(api): Api, call: Call) -> Answer {
@@ -251,8 +280,14 @@ async fn messages(Shared(api): Api, call: Call) -> Answer {
     let account = the_account(&api, &call).await?;
     let list = timely(account.messages(call.path("who"), wanted.clone())).await?;
     // Oldest first: going on means forward after `after`, else back before the first one here.
-    let edge = if wanted.after.is_some() { list.last() } else { list.first() };
-    let next = edge.filter(|_| is_full(&list, &wanted)).map(|message| message.id.clone());
+    let edge = if wanted.after.is_some() {
+        list.last()
+    } else {
+        list.first()
+    };
+    let next = edge
+        .filter(|_| is_full(&list, &wanted))
+        .map(|message| message.id.clone());
     page(&list, next.as_deref())
 }
 
@@ -267,7 +302,10 @@ async fn send(Shared(api): Api, call: Call) -> Answer {
     let mut body = call.body();
     let text = body.text("text")?;
     body.end()?;
-    answer(StatusCode::ACCEPTED, &timely(account.send(&who, &text, key.as_deref())).await?)
+    answer(
+        StatusCode::ACCEPTED,
+        &timely(account.send(&who, &text, key.as_deref())).await?,
+    )
 }
 
 async fn read(Shared(api): Api, call: Call) -> Answer {
@@ -311,8 +349,14 @@ async fn payments(Shared(api): Api, call: Call) -> Answer {
     let account = the_account(&api, &call).await?;
     let list = timely(account.payments(wanted.clone())).await?;
     // Newest first: going on means after the last one, or before the first where `before` was given.
-    let edge = if wanted.before.is_some() { list.first() } else { list.last() };
-    let next = edge.filter(|_| is_full(&list, &wanted)).map(|payment| payment.id.clone());
+    let edge = if wanted.before.is_some() {
+        list.first()
+    } else {
+        list.last()
+    };
+    let next = edge
+        .filter(|_| is_full(&list, &wanted))
+        .map(|payment| payment.id.clone());
     page(&list, next.as_deref())
 }
 
@@ -323,7 +367,10 @@ async fn pay(Shared(api): Api, call: Call) -> Answer {
     let (to, amount) = (body.text("to")?, body.money("amount", 1)?);
     let note = body.optional("note")?.unwrap_or_default();
     body.end()?;
-    answer(StatusCode::ACCEPTED, &timely(account.pay(&to, &amount, &note, &key)).await?)
+    answer(
+        StatusCode::ACCEPTED,
+        &timely(account.pay(&to, &amount, &note, &key)).await?,
+    )
 }
 
 async fn payment(Shared(api): Api, call: Call) -> Answer {
@@ -340,7 +387,10 @@ async fn add_keeper(Shared(api): Api, call: Call) -> Answer {
     let mut body = call.body();
     let who = body.text("who")?;
     body.end()?;
-    answer(StatusCode::ACCEPTED, &timely(account.add_keeper(&who)).await?)
+    answer(
+        StatusCode::ACCEPTED,
+        &timely(account.add_keeper(&who)).await?,
+    )
 }
 
 async fn remove_keeper(Shared(api): Api, call: Call) -> Answer {

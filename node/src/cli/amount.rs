@@ -36,7 +36,11 @@ pub(crate) fn parse(text: &str, unit: Option<&str>) -> Result<Money> {
     if number.contains('.') {
         return wrong("write whole numbers of the smallest part (won, cents), without a point");
     }
-    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit() || byte == b',') {
+    if number.is_empty()
+        || !number
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b',')
+    {
         return wrong("write it such as 15000, 15,000원 or \"KRW 15000\"");
     }
     let groups: Vec<&str> = number.split(',').collect();
@@ -58,8 +62,13 @@ pub(crate) fn parse(text: &str, unit: Option<&str>) -> Result<Money> {
         (Some(unit), _) | (None, Some(unit)) => unit,
         (None, None) => DEFAULT_UNIT,
     };
-    let unit: Unit = unit.parse().map_err(|error| Error::invalid(format!("{error}")))?;
-    Ok(Money { amount: amount.to_string(), currency: unit.to_string() })
+    let unit: Unit = unit
+        .parse()
+        .map_err(|error| Error::invalid(format!("{error}")))?;
+    Ok(Money {
+        amount: amount.to_string(),
+        currency: unit.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -68,11 +77,22 @@ mod tests {
 
     #[test]
     fn amounts_are_read_as_people_write_them() {
-        for text in
-            ["15000", "15,000", "15,000원", "15000 원", "KRW 15000", "15,000 KRW", "₩15,000", " 15000 "]
-        {
+        for text in [
+            "15000",
+            "15,000",
+            "15,000원",
+            "15000 원",
+            "KRW 15000",
+            "15,000 KRW",
+            "₩15,000",
+            " 15000 ",
+        ] {
             let money = parse(text, None).unwrap();
-            assert_eq!((money.amount.as_str(), money.currency.as_str()), ("15000", "KRW"), "{text}");
+            assert_eq!(
+                (money.amount.as_str(), money.currency.as_str()),
+                ("15000", "KRW"),
+                "{text}"
+            );
         }
         assert_eq!(parse("5", Some("USD")).unwrap().currency, "USD");
         assert_eq!(parse("USD 5", Some("USD")).unwrap().currency, "USD");
@@ -96,6 +116,11 @@ mod tests {
             let error = parse(text, None).unwrap_err();
             assert!(error.message().contains(why), "{text}: {error}");
         }
-        assert!(parse("5원", Some("USD")).unwrap_err().message().contains("name one unit"));
+        assert!(
+            parse("5원", Some("USD"))
+                .unwrap_err()
+                .message()
+                .contains("name one unit")
+        );
     }
 }

@@ -35,7 +35,11 @@ impl Out {
     }
 
     /// One result: JSON as it came, or the text for people.
-    pub(crate) fn one<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
+    pub(crate) fn one<T: Serialize>(
+        self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<()> {
         match self.form {
             Form::Table => line(&text(value)),
             Form::Json => line(&pretty(value)?),
@@ -58,7 +62,10 @@ impl Out {
 }
 
 fn unwritable(error: &serde_json::Error) -> Error {
-    Error::new(ErrorKind::Internal, format!("the result cannot be written as JSON: {error}"))
+    Error::new(
+        ErrorKind::Internal,
+        format!("the result cannot be written as JSON: {error}"),
+    )
 }
 
 fn pretty(value: &impl Serialize) -> Result<String> {
@@ -76,9 +83,10 @@ pub(crate) fn line(text: &str) -> Result<()> {
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(error) => {
-            Err(Error::new(ErrorKind::Internal, format!("stdout cannot be written: {error}")))
-        }
+        Err(error) => Err(Error::new(
+            ErrorKind::Internal,
+            format!("stdout cannot be written: {error}"),
+        )),
     }
 }
 
@@ -94,14 +102,21 @@ pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
         .iter()
         .enumerate()
         .map(|(column, heading)| {
-            rows.iter().map(|row| cell(row, column)).max().unwrap_or_default().max(width(heading))
+            rows.iter()
+                .map(|row| cell(row, column))
+                .max()
+                .unwrap_or_default()
+                .max(width(heading))
         })
         .collect();
     let written = |cells: &[String]| {
         let mut text = String::new();
         for (cell, column) in cells.iter().zip(&widths) {
             text.push_str(cell);
-            text.extend(std::iter::repeat_n(' ', column.saturating_sub(width(cell)) + 2));
+            text.extend(std::iter::repeat_n(
+                ' ',
+                column.saturating_sub(width(cell)) + 2,
+            ));
         }
         text.trim_end().to_owned()
     };
@@ -151,7 +166,9 @@ pub(crate) fn clean(text: &str) -> String {
         .map(|c| match c {
             '\n' => c,
             '\t' => ' ',
-            '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{200E}' | '\u{200F}' => '\u{FFFD}',
+            '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{200E}' | '\u{200F}' => {
+                '\u{FFFD}'
+            }
             c if c.is_control() => '\u{FFFD}',
             c => c,
         })
@@ -165,12 +182,18 @@ pub(crate) fn flat(text: &str) -> String {
 
 /// An id cut for reading, never for comparing: `pm1qqqqqqq…`.
 pub(crate) fn short(id: &str) -> String {
-    if id.chars().count() <= 14 { id.to_owned() } else { format!("{}…", id.chars().take(12).collect::<String>()) }
+    if id.chars().count() <= 14 {
+        id.to_owned()
+    } else {
+        format!("{}…", id.chars().take(12).collect::<String>())
+    }
 }
 
 /// Digits in groups of three; a sign stays in front.
 pub(crate) fn grouped(digits: &str) -> String {
-    let (sign, digits) = digits.strip_prefix('-').map_or(("", digits), |rest| ("-", rest));
+    let (sign, digits) = digits
+        .strip_prefix('-')
+        .map_or(("", digits), |rest| ("-", rest));
     let mut text = sign.to_owned();
     for (index, digit) in digits.chars().enumerate() {
         if index > 0 && (digits.len() - index).is_multiple_of(3) {
@@ -201,20 +224,45 @@ pub(crate) fn unit_name(unit: &str) -> String {
 
 /// A time for reading, in the machine's zone; in UTC with a `Z` where the zone is not known.
 pub(crate) fn time(text: &str) -> String {
-    let Ok(timestamp) = text.parse::<Timestamp>() else { return clean(text) };
+    let Ok(timestamp) = text.parse::<Timestamp>() else {
+        return clean(text);
+    };
     let zone = TimeZone::system();
-    let format = if zone.is_unknown() { "%Y-%m-%d %H:%MZ" } else { "%Y-%m-%d %H:%M" };
+    let format = if zone.is_unknown() {
+        "%Y-%m-%d %H:%MZ"
+    } else {
+        "%Y-%m-%d %H:%M"
+    };
     timestamp.to_zoned(zone).strftime(format).to_string()
 }
 
 /// `1 keeper`, `2 keepers`.
 pub(crate) fn count(number: u64, one: &str, many: &str) -> String {
-    format!("{} {}", grouped(&number.to_string()), if number == 1 { one } else { many })
+    format!(
+        "{} {}",
+        grouped(&number.to_string()),
+        if number == 1 { one } else { many }
+    )
+}
+
+/// A number of bytes, short.
+pub(crate) fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_240 => format!("{bytes} B"),
+        10_240..10_485_760 => format!("{} KiB", bytes / 1024),
+        10_485_760..10_737_418_240 => format!("{} MiB", bytes / 1024 / 1024),
+        _ => format!("{} GiB", bytes / 1024 / 1024 / 1024),
+    }
 }
 
 /// A length of time in two figures at most.
 pub(crate) fn duration(seconds: u64) -> String {
-    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
+    match (
+        seconds / 86_400,
+        seconds / 3_600 % 24,
+        seconds / 60 % 60,
+        seconds % 60,
+    ) {
         (0, 0, 0, s) => format!("{s} s"),
         (0, 0, m, s) => format!("{m} min {s} s"),
         (0, h, m, _) => format!("{h} h {m} min"),
@@ -233,19 +281,32 @@ mod tests {
             vec!["bora".to_owned(), "22".to_owned()],
             vec!["👍".to_owned(), String::new()],
         ];
-        assert_eq!(table(&["NAME", "N"], &rows), "NAME  N\n하나  1\nbora  22\n👍");
+        assert_eq!(
+            table(&["NAME", "N"], &rows),
+            "NAME  N\n하나  1\nbora  22\n👍"
+        );
     }
 
     #[test]
     fn widths_are_those_of_a_terminal() {
-        for (text, columns) in [("abc", 3), ("하나", 4), ("하나", 4), ("é", 1), ("漢字", 4), ("", 0)] {
+        for (text, columns) in [
+            ("abc", 3),
+            ("하나", 4),
+            ("\u{1112}\u{1161}", 2),
+            ("é", 1),
+            ("漢字", 4),
+            ("", 0),
+        ] {
             assert_eq!(width(text), columns, "{text}");
         }
     }
 
     #[test]
     fn text_of_others_cannot_steer_the_terminal() {
-        assert_eq!(clean("a\u{1b}[31mb\u{7f}\u{9b}c\r"), "a\u{fffd}[31mb\u{fffd}\u{fffd}c\u{fffd}");
+        assert_eq!(
+            clean("a\u{1b}[31mb\u{7f}\u{9b}c\r"),
+            "a\u{fffd}[31mb\u{fffd}\u{fffd}c\u{fffd}"
+        );
         assert_eq!(clean("\u{202e}x"), "\u{fffd}x");
         assert_eq!(flat("a\nb"), "a ⏎ b");
         assert_eq!(clean("안녕\n하나"), "안녕\n하나");
@@ -259,10 +320,25 @@ mod tests {
     }
 
     #[test]
+    fn sizes_stay_short() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (10_239, "10239 B"),
+            (10_240, "10 KiB"),
+            (1 << 30, "1024 MiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
     fn lengths_of_time_are_read_at_a_glance() {
-        for (seconds, text) in
-            [(5, "5 s"), (65, "1 min 5 s"), (7_260, "2 h 1 min"), (90_000, "1 d 1 h")]
-        {
+        for (seconds, text) in [
+            (5, "5 s"),
+            (65, "1 min 5 s"),
+            (7_260, "2 h 1 min"),
+            (90_000, "1 d 1 h"),
+        ] {
             assert_eq!(duration(seconds), text);
         }
     }

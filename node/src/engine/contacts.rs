@@ -601,11 +601,14 @@ impl Engine {
         capability: Capability,
     ) -> Result<()> {
         let entry = self.known_contact(account, contact)?;
+        let other = entry.secrets.write != capability;
         entry.secrets.write = capability;
         entry.active = true;
         self.touch(account, contact);
         self.newer_record(account, record)?;
-        self.reseal(account, contact)?;
+        if other {
+            self.reseal(account, contact)?;
+        }
         let view = self.contact_view(&account, contact)?;
         self.event(Some(account), "contact.changed", &view)?;
         Ok(())

@@ -168,7 +168,8 @@ impl Engine {
         if let Some(sessions) = new_sessions {
             // Someone whom we do not know: only a Hello under an invitation.
             let taken = match self.open_letter_of_stranger(account, contact, payload, &content_key) {
-                Some(Body::Hello { record, keys, capability: theirs }) => {
+                Some((message, Body::Hello { record, keys, capability: theirs })) => {
+                    self.first_time(account, message)?;
                     match CheckedRecord::check(*record) {
                         Ok(record) if record.account() == contact => self.receive_hello(
                             account, capability, record, *keys, theirs, sessions,
@@ -313,14 +314,26 @@ impl Engine {
         sender: AccountId,
         payload: Payload,
         content_key: &Secret,
-    ) -> Option<Body> {
+    ) -> Option<(MessageId, Body)> {
         let Payload::Letter { letter, .. } = payload else { return None };
         let claimed = letter.unverified().ok()?;
         let content: Content = codec::decode(&claimed.content).ok()?;
         let Body::Hello { record, .. } = &content.body else { return None };
         let record = CheckedRecord::check((**record).clone()).ok()?;
         let content = check_letter(&letter, &record, content_key, sender, account)?;
-        Some(content.body)
+        Some((Content::id_of(&claimed.content), content.body))
+    }
+
+    /// Notes that a content was acted on; false when it was before.
+    fn first_time(&mut self, account: AccountId, message: MessageId) -> Result<bool> {
+        let rows = self
+            .db
+            .prepare_cached(
+                "INSERT INTO acted_on (account, message, time) VALUES (?1, ?2, ?3)
+                 ON CONFLICT DO NOTHING",
+            )?
+            .execute(params![account.0, message.0, self.now.0])?;
+        Ok(rows > 0)
     }
 
     /// What an opened envelope says. False when it is refused: then it changes nothing.
@@ -360,9 +373,13 @@ impl Engine {
         content: Content,
         bytes: &[u8],
     ) -> Result<bool> {
+        let message = Content::id_of(bytes);
+        let text = matches!(content.body, Body::Text { .. });
+        if !text && !self.first_time(account, message)? {
+            return Ok(true);
+        }
         match content.body {
             Body::Text { sequence, heads, .. } => {
-                let message = Content::id_of(bytes);
                 let now = self.now;
                 let entry = self.known_contact(account, contact)?;
                 let epoch = entry.record.certificate.epoch;

@@ -832,7 +832,12 @@ impl Engine {
             }
         }
         let before = |age: u64| now.saturating_sub(age);
-        let drops: [(&str, u64); 9] = [
+        let drops: [(&str, u64); 10] = [
+            (
+                "DELETE FROM acted_on WHERE (account, message) IN
+                   (SELECT account, message FROM acted_on WHERE time < ?1 LIMIT ?2)",
+                before(RETENTION_MAX + 2 * DAY),
+            ),
             (
                 "DELETE FROM envelopes WHERE id IN
                    (SELECT id FROM envelopes WHERE hidden IS NOT NULL AND hidden < ?1 LIMIT ?2)",

@@ -71,6 +71,16 @@ CREATE INDEX messages_unread ON messages (account, contact) WHERE outgoing = 0 A
 CREATE INDEX messages_waiting ON messages (account, contact) WHERE outgoing = 1 AND safe = 0;
 CREATE INDEX messages_payment ON messages (account, payment) WHERE payment IS NOT NULL;
 
+-- Contents that people do not see (Hello, Welcome, ...) and that were acted on: sealed again, they
+-- may come in several envelopes.
+CREATE TABLE acted_on (
+  account BLOB NOT NULL,
+  message BLOB NOT NULL,
+  time    INTEGER NOT NULL,
+  PRIMARY KEY (account, message)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX acted_on_time ON acted_on (time);
+
 -- Sendings under way: until delivered and safe.
 CREATE TABLE outgoing (
   id        INTEGER PRIMARY KEY AUTOINCREMENT,
