@@ -88,10 +88,8 @@ async fn serve(config: &Config, unlock: Unlock) -> Result<()> {
             tracing::info!(signal = name, "stopping");
             Ok(())
         }
-        error = node.failed() => {
-            tracing::error!(%error, "the store failed: stopping, so that nothing is promised that is not kept");
-            Err(error)
-        }
+        // The node has said so in the log.
+        error = node.failed() => Err(error),
     };
     let stopping = async {
         api.stop().await;

@@ -22,8 +22,11 @@
 //! # }
 //! ```
 
+mod api;
 mod check;
+mod cli;
 mod clock;
+mod config;
 mod driver;
 mod engine;
 mod error;
@@ -33,6 +36,8 @@ mod read;
 mod store;
 mod vault;
 
+pub mod client;
+pub mod daemon;
 pub mod view;
 
 pub use error::{Error, ErrorKind, Result};
