@@ -92,7 +92,6 @@ async fn blocking<T: Send + 'static>(
 
 impl Node {
     /// Sets a node up step by step; every step has a default.
-    #[must_use]
     pub fn builder() -> Builder {
         Builder::default()
     }

@@ -119,14 +119,6 @@ pub(crate) fn open(directory: &Path) -> Result<Connection> {
     Ok(db)
 }
 
-/// An in-memory database with the schema, for tests and the simulator.
-#[cfg(test)]
-pub(crate) fn open_in_memory() -> Result<Connection> {
-    let db = Connection::open_in_memory()?;
-    db.execute_batch(MIGRATIONS[0])?;
-    Ok(db)
-}
-
 fn settings(db: &Connection) -> rusqlite::Result<()> {
     db.set_prepared_statement_cache_capacity(256);
     db.execute_batch(

@@ -1,5 +1,12 @@
 //! The HTTP API of a real daemon: the contract, every refusal, and the event stream.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that panics has failed"
+)]
+
 mod support;
 
 use std::io::{BufRead, Write};

@@ -1,5 +1,12 @@
 //! The command line of the real program: what it prints, how it ends, and what it never does.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that panics has failed"
+)]
+
 mod support;
 
 use std::fs;

@@ -183,7 +183,7 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(decode::<Sample>(&bytes[..cut]).is_err());
         }
-        let mut longer = bytes.clone();
+        let mut longer = bytes;
         longer.push(0);
         assert_eq!(decode::<Sample>(&longer), Err(DecodeError::Malformed("a sample")));
         assert!(matches!(decode::<Sample>(&[1; 65]), Err(DecodeError::TooLong { .. })));

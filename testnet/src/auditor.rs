@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use pumasi_node::view::EventView;
+use serde_json::json;
 
 use crate::society::Friendship;
 use crate::workload::Operation;
@@ -232,6 +233,39 @@ impl Auditor {
             self.counts.ious_accepted +=
                 u64::from(!text && was.accepted.is_none() && accepted.is_some());
         }
+    }
+
+    /// The record as lines of JSON, for people who look into a run that failed.
+    pub(crate) fn lines(&self) -> String {
+        let mut lines = String::new();
+        for entry in &self.entries {
+            let (outcome, id) = match &entry.outcome {
+                Outcome::Skipped => ("skipped", None),
+                Outcome::Answered(id) => ("answered", Some(id)),
+                Outcome::Refused(..) => ("refused", None),
+                Outcome::Unknown => ("unknown", None),
+            };
+            let said = id.and_then(|id| self.said.get(id)).cloned().unwrap_or_default();
+            let line = json!({
+                "number": entry.operation.number,
+                "kind": if entry.operation.is_text() { "text" } else { "iou" },
+                "from": self.people[entry.operation.from].name,
+                "to": self.people[entry.operation.to].name,
+                "due_us": entry.operation.at,
+                "begun_us": entry.begun,
+                "ended_us": entry.ended,
+                "calls": entry.calls,
+                "outcome": outcome,
+                "id": id,
+                "safe_us": said.safe,
+                "delivered_us": said.delivered,
+                "accepted_us": said.accepted,
+                "declined_us": said.declined,
+            });
+            lines.push_str(&line.to_string());
+            lines.push('\n');
+        }
+        lines
     }
 
     /// Texts that became safe, and delivered, so far.

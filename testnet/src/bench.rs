@@ -61,6 +61,8 @@ struct Flood {
     per_second: f64,
     /// Loopback bytes of all programs, per copy.
     bytes_per_copy: Option<f64>,
+    /// Microseconds of processor time per item: sender, recipient, one keeper.
+    processor_us: Option<[f64; 3]>,
 }
 
 /// At fifty a second.
@@ -133,9 +135,9 @@ async fn measure(lengths: Lengths, quick: bool) -> Result<Results> {
     say(&format!("{LIGHT} texts a second for {} s ...", lengths.light));
     let light = light(&network, &people, friendship, lengths.light, baseline).await?;
     say(&format!("As many texts as possible for {} s ...", lengths.flood));
-    let texts = flood(&people, Kind::Text, lengths.flood, baseline).await?;
+    let texts = flood(&network, &people, Kind::Text, lengths.flood, baseline).await?;
     say(&format!("As many IOUs as possible for {} s ...", lengths.flood));
-    let ious = flood(&people, Kind::Iou, lengths.flood, baseline).await?;
+    let ious = flood(&network, &people, Kind::Iou, lengths.flood, baseline).await?;
     for (idle, id) in idle.iter_mut().zip(network.ids()) {
         idle.resident_after_mib = resident_mib(id);
     }
@@ -266,7 +268,6 @@ async fn light(
     for entry in &auditor.entries {
         let said = entry.id().and_then(|id| auditor.said.get(id));
         let (Some(begun), Some(said)) = (entry.begun, said) else { continue };
-        if said.safe.is_some_and(|at| at - begun > 50_000) { eprintln!("slow #{} begun {} answered {:?} safe {:?} delivered {:?}", entry.operation.number, begun, entry.ended, said.safe, said.delivered); }
         safe.extend(said.safe.map(|at| at.saturating_sub(begun)));
         delivered.extend(said.delivered.map(|at| at.saturating_sub(begun)));
     }
@@ -291,6 +292,7 @@ enum Kind {
 
 /// As many as possible: several connections, a bounded number under way.
 async fn flood(
+    network: &Network,
     people: &[Person],
     kind: Kind,
     seconds: u64,
@@ -305,6 +307,7 @@ async fn flood(
     let room = Arc::new(Semaphore::new(WINDOW));
     let sent = Arc::new(AtomicU64::new(0));
     let bytes = loopback_bytes();
+    let before = processor(network);
     let begun = Instant::now();
     let end = begun + Duration::from_secs(seconds);
     let mut workers = JoinSet::new();
@@ -347,12 +350,25 @@ async fn flood(
         }
     }
     let passed = (last - begun).as_secs_f64();
+    let each = |after: f64, before: f64| ((after - before) * 1e6 / safe as f64).round();
+    let processor_us = processor(network)
+        .zip(before)
+        .map(|(after, before)| [0, 1, 2].map(|part| each(after[part], before[part])));
     Ok(Flood {
+        processor_us,
         items: safe,
         seconds: passed,
         per_second: safe as f64 / passed,
         bytes_per_copy: per_copy(since(bytes), baseline, passed, safe as f64),
     })
+}
+
+/// Processor seconds so far: sender, recipient, a keeper on average.
+fn processor(network: &Network) -> Option<[f64; 3]> {
+    let times: Vec<f64> =
+        network.ids().into_iter().map(processor_seconds).collect::<Option<_>>()?;
+    let keepers = times[..SENDER].iter().sum::<f64>() / SENDER as f64;
+    Some([times[SENDER], times[RECIPIENT], keepers])
 }
 
 async fn send(
@@ -403,6 +419,14 @@ fn print(results: &Results) {
     row("a copy on the wire, 50 a second", bytes(results.light.bytes_per_copy), "900 bytes");
     row("a copy on the wire, many texts", bytes(results.texts.bytes_per_copy), "900 bytes");
     row("a copy on the wire, many IOUs", bytes(results.ious.bytes_per_copy), "");
+    let effort = |flood: &Flood| {
+        flood.processor_us.map_or_else(
+            || "not measured here".to_owned(),
+            |[sender, recipient, keeper]| format!("{sender:.0} / {recipient:.0} / {keeper:.0} µs"),
+        )
+    };
+    row("processor per text: sender / recipient / keeper", effort(&results.texts), "");
+    row("processor per IOU: sender / recipient / keeper", effort(&results.ious), "");
     row("twelve nodes ready", format!("{:.1} s", results.start_12_ms as f64 / 1e3), "5 s");
     table.lines(paint).iter().for_each(|line| say(line));
     say("");

@@ -60,9 +60,20 @@ pub(crate) struct Ledger {
     pub(crate) sum: BTreeMap<String, i64>,
 }
 
-/// Milliseconds from the call to a state.
+/// Milliseconds from the call for a text to a state.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct Latency {
+    pub(crate) safe: Spread,
+    pub(crate) delivered: Spread,
+    /// Of those begun before the fire.
+    pub(crate) before: Phase,
+    /// Of those begun after it.
+    pub(crate) after: Phase,
+}
+
+/// The same for a part of a run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct Phase {
     pub(crate) safe: Spread,
     pub(crate) delivered: Spread,
 }
@@ -191,17 +202,38 @@ impl<'a> Scene<'a> {
     }
 
     fn measure(&self, reckoning: &mut Reckoning) {
-        let (mut safe, mut delivered, mut between) = (Vec::new(), Vec::new(), Vec::new());
-        for entry in self.record.entries.iter().filter(|entry| entry.operation.is_text()) {
-            let said = entry.id().and_then(|id| self.record.said.get(id));
-            let (Some(begun), Some(said)) = (entry.begun, said) else { continue };
-            safe.extend(said.safe.map(|at| at.saturating_sub(begun)));
-            delivered.extend(said.delivered.map(|at| at.saturating_sub(begun)));
-            if self.survives(entry.operation.from) && self.survives(entry.operation.to) {
-                between.extend(said.safe.map(|at| (begun, at)));
+        // Per text: when it was begun, became safe, was delivered.
+        let times: Vec<_> = self
+            .record
+            .entries
+            .iter()
+            .filter(|entry| entry.operation.is_text())
+            .filter_map(|entry| {
+                let said = self.record.said.get(entry.id()?)?;
+                Some((entry, entry.begun?, said.safe, said.delivered))
+            })
+            .collect();
+        let fire = self.record.fire.unwrap_or(u64::MAX);
+        let phase = |from: u64, to: u64| {
+            let (mut safe, mut delivered) = (Vec::new(), Vec::new());
+            for (_, begun, safe_at, delivered_at) in &times {
+                if (from..to).contains(begun) {
+                    safe.extend(safe_at.map(|at| at.saturating_sub(*begun)));
+                    delivered.extend(delivered_at.map(|at| at.saturating_sub(*begun)));
+                }
             }
-        }
-        reckoning.latency = Latency { safe: Spread::of(safe), delivered: Spread::of(delivered) };
+            Phase { safe: Spread::of(safe), delivered: Spread::of(delivered) }
+        };
+        let Phase { safe, delivered } = phase(0, u64::MAX);
+        let (before, after) = (phase(0, fire), phase(fire, u64::MAX));
+        reckoning.latency = Latency { safe, delivered, before, after };
+        let between = times
+            .iter()
+            .filter(|(entry, ..)| {
+                self.survives(entry.operation.from) && self.survives(entry.operation.to)
+            })
+            .filter_map(|(_, begun, safe, _)| Some((*begun, (*safe)?)))
+            .collect();
         if let Some(fire) = self.record.fire {
             let gaps = gaps(fire, between);
             reckoning.gap_ms = gaps.all / 1_000;

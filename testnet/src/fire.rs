@@ -79,7 +79,7 @@ pub(crate) async fn run(options: FireOptions) -> Result<bool> {
 
 fn keep(run: &mut RunDirectory) {
     run.keep();
-    say(&format!("  Logs and data are kept in {}", run.path().display()));
+    say(&format!("  Logs, data and the record are kept in {}", run.path().display()));
 }
 
 /// From the first process to the reckoning.
@@ -143,6 +143,11 @@ async fn burn(plan: &Plan, run: &RunDirectory, board: &Board) -> Result<Report> 
     for (node, text) in network.fallen() {
         board.fallen(node);
         reckoning.broken.push(text);
+    }
+    if plan.keep || !reckoning.broken.is_empty() {
+        let file = run.path().join("record.jsonl");
+        std::fs::write(&file, stage.auditor().lines())
+            .with_context(|| format!("cannot write {}", file.display()))?;
     }
     board.phase("stopping");
     for name in network.stop().await {

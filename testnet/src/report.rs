@@ -167,12 +167,17 @@ impl Report {
         lines.extend(table.lines(paint));
         lines.push(String::new());
 
-        let mut table = Table::new(&["from the call until", "p50", "p99"]);
-        for (what, spread) in
-            [("safe", self.latency_ms.safe), ("delivered", self.latency_ms.delivered)]
-        {
+        let header = ["from the call until", "p50", "p99", "before the fire", "", "after it", ""];
+        let mut table = Table::new(&header);
+        let Latency { safe, delivered, before, after } = &self.latency_ms;
+        for (what, spreads) in [
+            ("safe", [safe, &before.safe, &after.safe]),
+            ("delivered", [delivered, &before.delivered, &after.delivered]),
+        ] {
             let ms = |figure: f64| format!("{figure:.1} ms");
-            table.row([what.to_owned(), ms(spread.p50), ms(spread.p99)]);
+            let [a, b, c] = spreads.map(|spread| [ms(spread.p50), ms(spread.p99)]);
+            let [[a, aa], [b, bb], [c, cc]] = [a, b, c];
+            table.row([what.to_owned(), a, aa, b, bb, c, cc]);
         }
         lines.extend(table.lines(paint));
         lines.push(String::new());

@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::response::Response;
 use futures::stream;
+use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
@@ -112,12 +113,15 @@ fn types(call: &Call) -> std::result::Result<Vec<String>, Problem> {
 
 /// One page at once. `last` is what to give as `since` next time.
 async fn poll(api: &State, query: EventQuery) -> std::result::Result<Response, Problem> {
+    #[derive(Serialize)]
+    struct Polled {
+        items: Vec<EventView>,
+        last: u64,
+    }
     let mut reader = Reader::new(api, query);
     let items = timely(reader.page()).await?;
-    answer(
-        StatusCode::OK,
-        &json!({ "items": items, "last": reader.query.since }),
-    )
+    let last = reader.query.since;
+    answer(StatusCode::OK, &Polled { items, last })
 }
 
 /// Reads the log in pages and knows where it is.

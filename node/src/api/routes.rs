@@ -107,13 +107,25 @@ fn ok(value: &impl Serialize) -> Answer {
     answer(StatusCode::OK, value)
 }
 
+// Not `json!`, which would sort the members of every item.
+#[derive(Serialize)]
+struct List<T> {
+    items: T,
+}
+
+#[derive(Serialize)]
+struct Paged<'a, T> {
+    items: T,
+    next: Option<&'a str>,
+}
+
 fn items(list: &impl Serialize) -> Answer {
-    ok(&json!({ "items": list }))
+    ok(&List { items: list })
 }
 
 /// A page of a list: `next` is the id to go on from, or null where this was the last page.
 fn page(list: &impl Serialize, next: Option<&str>) -> Answer {
-    ok(&json!({ "items": list, "next": next }))
+    ok(&Paged { items: list, next })
 }
 
 fn no_content() -> Answer {

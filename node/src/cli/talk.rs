@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Session;
-use super::print::{clean, count, flat, line, money, table, time};
+use super::print::{clean, count, flat, line, money, table, time, width};
 use crate::client::{Client, EventStream, segment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::view::{ChatView, ContactView, EventView, MessageView};
@@ -341,12 +341,13 @@ fn written(message: &MessageView) -> String {
     } else {
         String::new()
     };
-    // The text keeps its lines here, indented below its first.
+    let head = format!("{}  {who}: ", time(&message.time));
+    // The text keeps its lines, below each other.
     let text = match message.amount {
         Some(_) => body(message),
-        None => clean(&message.text).replace('\n', "\n                    "),
+        None => clean(&message.text).replace('\n', &format!("\n{}", " ".repeat(width(&head)))),
     };
-    format!("{gap}{}  {who}: {text}{state}", time(&message.time))
+    format!("{gap}{head}{text}{state}")
 }
 
 fn cut(text: &str, length: usize) -> String {

@@ -63,6 +63,11 @@ impl Engine {
         for parcel in parcels {
             let id = parcel.id;
             let mailbox = parcel.envelope.sealed.mailbox;
+            let now = self.now;
+            if self.peers.get_mut(&from).is_some_and(|peer| !peer.may_bring(now)) {
+                refused.push(Refused { id, why: NotAdmitted::Busy });
+                continue;
+            }
             let own_record = self.accounts.get(&mailbox).map(|own| own.record.version());
             let outcome = if let Some(version) = own_record {
                 if parcel.envelope.sealed.record < version {
@@ -89,6 +94,24 @@ impl Engine {
                     }
                     refused.push(Refused { id, why });
                 }
+            }
+        }
+        let bad = |item: &Refused| {
+            matches!(
+                item.why,
+                NotAdmitted::Malformed
+                    | NotAdmitted::WrongTag
+                    | NotAdmitted::NoCapability
+                    | NotAdmitted::NotKept
+                    | NotAdmitted::Dates
+            )
+        };
+        for _ in refused.iter().filter(|item| bad(item)) {
+            let over = self.peers.get_mut(&from).is_some_and(super::peers::Peer::brought_bad);
+            if over && from != self.me {
+                tracing::warn!(node = ?from, "too many envelopes that nobody wants: session ended");
+                self.disconnect(from);
+                return Ok(());
             }
         }
         let again: Vec<Hash> = again.into_iter().collect();
@@ -628,7 +651,7 @@ impl Engine {
 
     /// Hands a statement to a sender's home node, reliably.
     pub(super) fn statement_for(&mut self, node: NodeId, statement: i64) -> Result<()> {
-        let outbox = self.into_outbox(node, OUTBOX_STATEMENT, statement)?;
+        let outbox = self.queue_for(node, OUTBOX_STATEMENT, statement)?;
         let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.connected) else {
             self.want(node);
             return Ok(());

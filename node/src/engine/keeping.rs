@@ -808,7 +808,8 @@ impl Engine {
     /// Drops what is past its date, a bounded number of rows at once.
     pub(super) fn clean(&mut self) -> Result<()> {
         let now = self.now.0;
-        let expired: Vec<(i64, [u8; 32], [u8; 32], [u8; 16], u64, bool)> = self
+        type Expired = (i64, [u8; 32], [u8; 32], [u8; 16], u64, bool);
+        let expired: Vec<Expired> = self
             .db
             .prepare_cached(
                 "SELECT id, mailbox, envelope, capability, length(bytes), hidden IS NOT NULL

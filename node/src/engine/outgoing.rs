@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::contacts::DaySeal;
 use super::{Engine, blob, one};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ratchet::PeerSessions;
 use crate::read;
 use crate::view::MessageView;
 
@@ -272,10 +273,16 @@ impl Engine {
         else {
             return Ok(());
         };
-        let ratchet_message = entry
-            .sessions
-            .encrypt(&content_key.0)
-            .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
+        let ratchet_message = match entry.sessions.encrypt(&content_key.0) {
+            Ok(message) => message,
+            Err(error) => {
+                // The contact's device gave a key that cannot be used: begin anew with its prekeys.
+                tracing::warn!(%contact, %error, "a session cannot be used");
+                entry.sessions = PeerSessions::empty();
+                self.touch(account, contact);
+                return self.ask_for_keys(account, contact);
+            }
+        };
         let sealing = Sealing {
             mailbox: contact,
             record: entry.record.version(),
@@ -289,8 +296,14 @@ impl Engine {
             ratchet_message: &ratchet_message,
             payload: &payload,
         };
-        let envelope = seal::seal(&sealing)
-            .map_err(|error| Error::new(ErrorKind::TooLarge, error.to_string()))?;
+        let envelope = match seal::seal(&sealing) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                // Texts and entries are bounded so that they fit; a record may have grown since.
+                tracing::error!(%contact, %error, "something cannot be sealed");
+                return Ok(());
+            }
+        };
         let targets = targets(&entry.record);
         let bytes = codec::encode(&envelope);
         let envelope = Envelope::id_of(&bytes);
@@ -302,7 +315,7 @@ impl Engine {
             .execute(params![id, envelope.0, bytes, codec::encode(&Holders::default())])?;
         let bytes = Bytes(bytes);
         for node in targets {
-            let outbox = self.into_outbox(node, OUTBOX_ENVELOPE, id)?;
+            let outbox = self.queue_for(node, OUTBOX_ENVELOPE, id)?;
             let parcel = Parcelled {
                 outbox,
                 sending: id,
@@ -318,7 +331,7 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn into_outbox(&mut self, node: NodeId, kind: i64, item: i64) -> Result<i64> {
+    pub(super) fn queue_for(&mut self, node: NodeId, kind: i64, item: i64) -> Result<i64> {
         self.db
             .prepare_cached("INSERT INTO outbox (node, kind, item) VALUES (?1, ?2, ?3)")?
             .execute(params![node.0, kind, item])?;
@@ -851,12 +864,11 @@ impl Engine {
         for kind in news {
             self.event(Some(account), kind, &view)?;
         }
-        if kind == read::IOU && now_safe && !safe {
-            if let Some(payment) = &view.payment {
+        if kind == read::IOU && now_safe && !safe
+            && let Some(payment) = &view.payment {
                 let payment = read::payment(&self.db, &account, payment)?;
                 self.event(Some(account), "payment.safe", &payment)?;
             }
-        }
         Ok(())
     }
 

@@ -28,6 +28,11 @@ const ANSWER_WITHIN: u64 = 15 * SECOND;
 const RESEND_AFTER: u64 = 10 * SECOND;
 /// Refused envelopes that may be taken later are tried again after this long.
 const RETRY_REFUSED: u64 = 5 * SECOND;
+/// Envelopes that a node may bring per second; beyond, it hears "busy" and tries again.
+const BROUGHT_PER_SECOND: u32 = 20_000;
+/// Envelopes with a wrong tag, shape or capability that a node may bring per second; beyond, the
+/// session ends (Tor and Lighthouse cut off peers that cost more than they bring, too).
+const BAD_PER_SECOND: u32 = 1_000;
 /// Seal keys remembered per session.
 const SEALS_REMEMBERED: usize = 4_096;
 /// The own node record is signed anew this often, and lives this long.
@@ -58,6 +63,8 @@ pub(super) struct Peer {
     pub(super) seals: BTreeSet<SealName>,
     /// When something was last answered.
     pub(super) progress: Time,
+    /// Envelopes it brought in the running second, and those of them that were not admitted.
+    rate: Rate,
     /// When to try refused envelopes again.
     retry_at: Option<Time>,
     /// Somebody wants a session with it.
@@ -67,7 +74,31 @@ pub(super) struct Peer {
     next_try: Time,
 }
 
+/// What a node brought lately.
+#[derive(Debug, Default)]
+struct Rate {
+    second: u64,
+    brought: u32,
+    bad: u32,
+}
+
 impl Peer {
+    /// Counts an envelope; false when the node brings too many.
+    pub(super) fn may_bring(&mut self, now: Time) -> bool {
+        let second = now.0 / SECOND;
+        if self.rate.second != second {
+            self.rate = Rate { second, brought: 0, bad: 0 };
+        }
+        self.rate.brought = self.rate.brought.saturating_add(1);
+        self.rate.brought <= BROUGHT_PER_SECOND
+    }
+
+    /// Counts an envelope that was not admitted; true when the session should end.
+    pub(super) fn brought_bad(&mut self) -> bool {
+        self.rate.bad = self.rate.bad.saturating_add(1);
+        self.rate.bad > BAD_PER_SECOND
+    }
+
     /// This node as its own peer: frames to itself come straight back.
     pub(super) fn myself() -> Self {
         Self { connected: true, backlog: true, ..Self::default() }

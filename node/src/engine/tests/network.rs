@@ -253,7 +253,7 @@ impl Net {
                     self.arrive(from, to, &bytes);
                 }
             }
-            if self.now.0 % TICK == 0 {
+            if self.now.0.is_multiple_of(TICK) {
                 for index in 0..self.members.len() {
                     self.step(index, vec![Input::Tick]);
                 }
