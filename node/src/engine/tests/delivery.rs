@@ -303,9 +303,11 @@ fn two_accounts_on_one_node_can_write_to_each_other() {
     let second = net.account(0, "second");
     net.settle_keepers(3);
     net.meet((0, ids[0]), (0, second));
-    net.send((0, ids[0]), second, "next door");
+    let sent = net.send((0, ids[0]), second, "next door");
     net.run(1_000);
     assert_eq!(net.received(0, second, ids[0]), ["next door"]);
+    let message = net.message(0, ids[0], &sent.id);
+    assert_eq!((message.state, message.safe), (State::Delivered, true));
 }
 
 #[test]
