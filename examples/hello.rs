@@ -6,8 +6,16 @@ use pumasi_node::Node;
 #[tokio::main]
 async fn main() -> Result<()> {
     let text = pumasi_examples::in_temporary_directory(|directory| async move {
-        let node = Node::builder().local().data_dir(directory.join("hana")).start().await?;
-        let other = Node::builder().local().data_dir(directory.join("bora")).start().await?;
+        let node = Node::builder()
+            .local()
+            .data_dir(directory.join("hana"))
+            .start()
+            .await?;
+        let other = Node::builder()
+            .local()
+            .data_dir(directory.join("bora"))
+            .start()
+            .await?;
         node.create_account("hana").await?;
         other.create_account("bora").await?;
         let hana = node.account(None).await?;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use pumasi_node::Account;
+use pumasi_node::{Account, Node};
 
 /// Runs something with a directory that is removed afterwards.
 ///
@@ -33,8 +33,26 @@ pub async fn next_text(account: &Account) -> Result<String> {
     }
 }
 
+/// The node's only account; makes it where there is none yet, and prints its words once.
+///
+/// # Errors
+/// When there are several accounts, or the node stops.
+pub async fn only_account(node: &Node, name: &str) -> Result<Account> {
+    if node.accounts().await?.is_empty() {
+        let made = node.create_account(name).await?;
+        say(&format!(
+            "the words of `{name}`, shown once: {}",
+            made.phrase.join(" ")
+        ));
+    }
+    Ok(node.account(None).await?)
+}
+
 /// Prints a line.
-#[expect(clippy::print_stdout, reason = "an example program talks on standard output")]
+#[expect(
+    clippy::print_stdout,
+    reason = "an example program talks on standard output"
+)]
 pub fn say(text: &str) {
     println!("{text}");
 }

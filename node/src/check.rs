@@ -104,12 +104,21 @@ pub(crate) fn frame(peer: NodeId, bytes: &[u8], now: Time) -> Result<Arrival, Fa
                     Ok(envelope) if parcel.seals.len() <= SEALS_MAX => {
                         let seals = parcel.seals.into_iter().map(|seal| (seal.name(), seal));
                         let seals = seals.collect();
-                        checked.push(CheckedParcel { id, envelope, bytes: parcel.envelope, seals });
+                        checked.push(CheckedParcel {
+                            id,
+                            envelope,
+                            bytes: parcel.envelope,
+                            seals,
+                        });
                     }
                     _ => malformed.push(id),
                 }
             }
-            Ok(Arrival::Put { parcels: checked, malformed, pass_on })
+            Ok(Arrival::Put {
+                parcels: checked,
+                malformed,
+                pass_on,
+            })
         }
         Frame::Receipts(list) => {
             if list.len() > RECEIPTS_MAX {
@@ -121,17 +130,27 @@ pub(crate) fn frame(peer: NodeId, bytes: &[u8], now: Time) -> Result<Arrival, Fa
                 if receipt.ids.len() > IDS_MAX {
                     return Err(Fault::List);
                 }
-                signed.check(&receipt.keeper.0).map_err(|_| Fault::Receipt)?;
+                signed
+                    .check(&receipt.keeper.0)
+                    .map_err(|_| Fault::Receipt)?;
                 receipts.push((receipt, signed));
             }
             Ok(Arrival::Receipts(receipts))
         }
-        Frame::Response { id, response: Response::Nodes(list) } => {
+        Frame::Response {
+            id,
+            response: Response::Nodes(list),
+        } => {
             if list.len() > NODES_MAX {
                 return Err(Fault::List);
             }
             // One stale record among many is no reason to drop the rest.
-            Ok(Arrival::Nodes(id, list.into_iter().filter_map(|one| node(one, now).ok()).collect()))
+            Ok(Arrival::Nodes(
+                id,
+                list.into_iter()
+                    .filter_map(|one| node(one, now).ok())
+                    .collect(),
+            ))
         }
         other => Ok(Arrival::Other(other)),
     }
@@ -144,5 +163,8 @@ pub(crate) fn gossip(bytes: &[u8], now: Time) -> Result<Arrival, Fault> {
 }
 
 fn node(signed: Signed<NodeRecord>, now: Time) -> Result<CheckedNode, Fault> {
-    Ok(CheckedNode { record: NodeRecord::open(&signed, now)?, signed })
+    Ok(CheckedNode {
+        record: NodeRecord::open(&signed, now)?,
+        signed,
+    })
 }

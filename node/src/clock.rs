@@ -25,8 +25,13 @@ impl Clock {
 /// The wall clock as it is.
 #[must_use]
 pub(crate) fn wall() -> Time {
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the clock"
+    )]
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -36,6 +41,9 @@ pub(crate) fn wall() -> Time {
 /// `Internal` when the system gives no randomness.
 pub(crate) fn generator() -> Result<StdRng> {
     StdRng::try_from_rng(&mut SysRng).map_err(|error| {
-        Error::new(ErrorKind::Internal, format!("the system gives no randomness: {error}"))
+        Error::new(
+            ErrorKind::Internal,
+            format!("the system gives no randomness: {error}"),
+        )
     })
 }

@@ -61,11 +61,20 @@ pub(crate) fn spawn_engine(
     inputs: mpsc::Receiver<Message>,
     tickets: Arc<SharedTickets>,
 ) -> std::io::Result<()> {
-    let worker = Worker { engine, directory, network, outcome, tickets, clock: Clock::default() };
-    std::thread::Builder::new().name("pumasi-engine".into()).spawn(move || {
-        worker.run(inputs);
-        drop(lock);
-    })?;
+    let worker = Worker {
+        engine,
+        directory,
+        network,
+        outcome,
+        tickets,
+        clock: Clock::default(),
+    };
+    std::thread::Builder::new()
+        .name("pumasi-engine".into())
+        .spawn(move || {
+            worker.run(inputs);
+            drop(lock);
+        })?;
     Ok(())
 }
 
@@ -102,7 +111,10 @@ impl Worker {
                     Err(_) => break,
                 }
             }
-            let effects = match self.engine.step(std::mem::take(&mut batch), self.clock.now()) {
+            let effects = match self
+                .engine
+                .step(std::mem::take(&mut batch), self.clock.now())
+            {
                 Ok(effects) => effects,
                 Err(error) => return self.fail(&error),
             };
@@ -220,7 +232,11 @@ impl SharedTickets {
     }
 
     fn take(&self, number: u64) -> Option<Ticket> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).waiting.remove(&number)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .waiting
+            .remove(&number)
     }
 }
 

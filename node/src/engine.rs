@@ -6,8 +6,8 @@ mod accounts;
 mod contacts;
 mod events;
 mod incoming;
-mod keeping;
 mod keepers;
+mod keeping;
 mod money;
 mod outgoing;
 mod overview;
@@ -24,19 +24,18 @@ use pumasi_protocol::crypto::{Secret, SigningKey};
 use pumasi_protocol::line::Line;
 use pumasi_protocol::types::{AccountId, EnvelopeId, LineId, NodeId, Time};
 use pumasi_protocol::wire::Frame;
-use rand::rngs::StdRng;
 use rand::Rng as _;
+use rand::rngs::StdRng;
 use rusqlite::Connection;
 
 use crate::check::Arrival;
 use crate::error::{Error, ErrorKind, Result};
 use crate::vault::Vault;
 
-pub(crate) use types::{Own, Settings, blob, one, secret_row};
 use contacts::Contact;
 use keeping::Kept;
 use peers::{Asked, Peer};
-
+pub(crate) use types::{Own, Settings, blob, one, secret_row};
 
 /// Something that happened outside.
 pub(crate) enum Input {
@@ -170,7 +169,9 @@ pub(crate) struct Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("me", &self.me).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("me", &self.me)
+            .finish_non_exhaustive()
     }
 }
 
@@ -246,14 +247,18 @@ impl Engine {
         }
         self.finish()?;
         if self.due.broken {
-            return Err(Error::new(ErrorKind::Storage, "a call failed half-way; nothing was committed"));
+            return Err(Error::new(
+                ErrorKind::Storage,
+                "a call failed half-way; nothing was committed",
+            ));
         }
         self.db.execute_batch("COMMIT")?;
         let mut step = std::mem::take(&mut self.step);
         if step.events {
             step.effects.push(Effect::Events(self.last_event));
         }
-        step.effects.extend(step.replies.into_iter().map(Effect::Reply));
+        step.effects
+            .extend(step.replies.into_iter().map(Effect::Reply));
         if self.contacts.len() + self.lines.len() + self.kept.len() > CACHE_MAX {
             self.contacts.clear();
             self.lines.clear();
@@ -367,7 +372,9 @@ impl Engine {
 
     /// Queues a frame for a node, after the commit.
     fn send(&mut self, node: NodeId, frame: &Frame) {
-        self.step.effects.push(Effect::Send(node, codec::encode(frame)));
+        self.step
+            .effects
+            .push(Effect::Send(node, codec::encode(frame)));
     }
 
     /// An account of this node.
@@ -383,7 +390,8 @@ impl Engine {
     /// `Storage` when that fails: the node must stop.
     pub(crate) fn checkpoint(&mut self, stop: bool) -> Result<()> {
         let mode = if stop { "TRUNCATE" } else { "PASSIVE" };
-        self.db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))?;
+        self.db
+            .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))?;
         Ok(())
     }
 }

@@ -145,7 +145,11 @@ impl Error {
     /// An error of a kind, with its sentence.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), details: serde_json::Map::new() }
+        Self {
+            kind,
+            message: message.into(),
+            details: serde_json::Map::new(),
+        }
     }
 
     /// The same with a figure, such as `available`.

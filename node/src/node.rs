@@ -54,7 +54,9 @@ struct Inner {
 
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Node").field("id", &self.inner.id).finish_non_exhaustive()
+        f.debug_struct("Node")
+            .field("id", &self.inner.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -76,8 +78,13 @@ fn open(options: &Options) -> Result<(Engine, store::DirectoryLock)> {
     let lock = store::lock(&options.data_dir)?;
     let vault = Vault::open_or_create(&options.data_dir, &options.unlock)?;
     let db = store::open(&options.data_dir)?;
-    let mut engine =
-        Engine::open(db, vault, clock::generator()?, settings(options), clock::wall())?;
+    let mut engine = Engine::open(
+        db,
+        vault,
+        clock::generator()?,
+        settings(options),
+        clock::wall(),
+    )?;
     engine.load_due()?;
     Ok((engine, lock))
 }
@@ -109,7 +116,8 @@ impl Node {
                 return Err(Error::new(
                     ErrorKind::Exists,
                     "this data directory has an account already: add another with `pumasi account add`",
-                ));
+                )
+                .with("accounts", serde_json::json!(engine.account_views())));
             }
             let (sender, receiver) = std::sync::mpsc::channel();
             let call = Engine::call(
@@ -149,7 +157,11 @@ impl Node {
             small: options.newcomers < COMMUNITY_NEWCOMERS,
             agent: concat!("pumasi/", env!("CARGO_PKG_VERSION")).into(),
             max_frame: FRAME_MAX,
-            blocked: engine.blocked_nodes().into_iter().map(|node| node.0).collect(),
+            blocked: engine
+                .blocked_nodes()
+                .into_iter()
+                .map(|node| node.0)
+                .collect(),
             allow_private: options.local,
         };
         let (network, events) = Network::start(config)
@@ -167,12 +179,20 @@ impl Node {
             lock,
             options.data_dir.clone(),
             Some(network.clone()),
-            Outcome { events: seen, failure },
+            Outcome {
+                events: seen,
+                failure,
+            },
             inputs,
             Arc::clone(&tickets),
         )
         .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
-        tokio::spawn(driver::carry(network.clone(), events, sender.clone(), tickets));
+        tokio::spawn(driver::carry(
+            network.clone(),
+            events,
+            sender.clone(),
+            tickets,
+        ));
         tokio::spawn(driver::tick(sender.clone()));
         let node = Self {
             inner: Arc::new(Inner {
@@ -225,13 +245,15 @@ impl Node {
     }
 
     async fn input(&self, input: Input) -> Result<()> {
-        match tokio::time::timeout(QUEUE_WITHIN, self.inner.engine.send(Message::Input(input))).await
+        match tokio::time::timeout(QUEUE_WITHIN, self.inner.engine.send(Message::Input(input)))
+            .await
         {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(self.gone()),
-            Err(_) => {
-                Err(Error::new(ErrorKind::Busy, "the node has too much to do: try again in a moment"))
-            }
+            Err(_) => Err(Error::new(
+                ErrorKind::Busy,
+                "the node has too much to do: try again in a moment",
+            )),
         }
     }
 
@@ -266,7 +288,9 @@ impl Node {
     ) -> Result<T> {
         let inner = Arc::clone(&self.inner);
         blocking(move || {
-            let next = inner.next_reader.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let next = inner
+                .next_reader
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let reader = inner
                 .readers
                 .get(next % READERS)
@@ -313,7 +337,8 @@ impl Node {
         let node = self.info();
         let uptime = self.inner.started.elapsed().as_secs();
         let (bytes_in, bytes_out) = self.traffic();
-        self.ask(move |engine| engine.status(node, uptime, bytes_in, bytes_out)).await
+        self.ask(move |engine| engine.status(node, uptime, bytes_in, bytes_out))
+            .await
     }
 
     /// Bytes of frames since the start: received, sent.
@@ -353,7 +378,9 @@ impl Node {
     /// `NotFound`, or `Ambiguous` when several are here and none was named.
     pub async fn account(&self, which: Option<&str>) -> Result<Account> {
         let which = which.map(str::to_owned);
-        let id = self.ask(move |engine| engine.find_account(which.as_deref())).await?;
+        let id = self
+            .ask(move |engine| engine.find_account(which.as_deref()))
+            .await?;
         Ok(Account::new(self.clone(), id))
     }
 
@@ -407,7 +434,8 @@ impl Node {
     /// `Invalid` for a wrong id or this node itself.
     pub async fn block_node(&self, node: &str, blocked: bool) -> Result<()> {
         let node = node_id(node)?;
-        self.ask(move |engine| engine.block_node(node, blocked)).await
+        self.ask(move |engine| engine.block_node(node, blocked))
+            .await
     }
 
     /// Mailboxes kept for others.

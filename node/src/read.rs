@@ -79,8 +79,10 @@ pub(crate) fn find_contact(db: &Connection, account: &AccountId, who: &str) -> R
             .prepare_cached("SELECT contact FROM contacts WHERE account = ?1")?
             .query_map(params![account.0], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
-        let mut found =
-            ids.into_iter().map(AccountId).filter(|id| id.to_string().starts_with(who));
+        let mut found = ids
+            .into_iter()
+            .map(AccountId)
+            .filter(|id| id.to_string().starts_with(who));
         if let Some(first) = found.next() {
             return match found.next() {
                 None => Ok(first),
@@ -110,7 +112,11 @@ fn message_row(row: &Row<'_>) -> rusqlite::Result<MessageView> {
     let content: Vec<u8> = row.get(7)?;
     let payment: Option<[u8; 32]> = row.get(8)?;
     let safe_until: Option<u64> = row.get(12)?;
-    let (text, amount) = if kind == IOU { iou_text(&content) } else { (text_of(&content), None) };
+    let (text, amount) = if kind == IOU {
+        iou_text(&content)
+    } else {
+        (text_of(&content), None)
+    };
     Ok(MessageView {
         id: MessageId(message).to_string(),
         contact: AccountId(contact).to_string(),
@@ -132,17 +138,32 @@ fn message_row(row: &Row<'_>) -> rusqlite::Result<MessageView> {
 
 fn text_of(content: &[u8]) -> String {
     match codec::decode::<Content>(content) {
-        Ok(Content { body: Body::Text { text, .. }, .. }) => text,
+        Ok(Content {
+            body: Body::Text { text, .. },
+            ..
+        }) => text,
         _ => String::new(),
     }
 }
 
 fn iou_text(content: &[u8]) -> (String, Option<Money>) {
-    let entry = codec::decode::<Signed<Entry>>(content).ok().and_then(|signed| signed.unverified().ok());
+    let entry = codec::decode::<Signed<Entry>>(content)
+        .ok()
+        .and_then(|signed| signed.unverified().ok());
     match entry {
-        Some(Entry { operation: Operation::Iou { amount, purpose, .. }, unit, .. }) => {
-            (purpose, Some(Money { amount: amount.to_string(), currency: unit.to_string() }))
-        }
+        Some(Entry {
+            operation: Operation::Iou {
+                amount, purpose, ..
+            },
+            unit,
+            ..
+        }) => (
+            purpose,
+            Some(Money {
+                amount: amount.to_string(),
+                currency: unit.to_string(),
+            }),
+        ),
         _ => (String::new(), None),
     }
 }
@@ -153,10 +174,12 @@ pub(crate) fn message(
     account: &AccountId,
     message: &MessageId,
 ) -> Result<MessageView> {
-    db.prepare_cached(&format!("{MESSAGE_COLUMNS} WHERE m.account = ?1 AND m.message = ?2"))?
-        .query_row(params![account.0, message.0], message_row)
-        .optional()?
-        .ok_or_else(|| Error::not_found(format!("no message {message}")))
+    db.prepare_cached(&format!(
+        "{MESSAGE_COLUMNS} WHERE m.account = ?1 AND m.message = ?2"
+    ))?
+    .query_row(params![account.0, message.0], message_row)
+    .optional()?
+    .ok_or_else(|| Error::not_found(format!("no message {message}")))
 }
 
 /// A page of a conversation, oldest first: the newest `limit` before or after a message.
@@ -169,7 +192,9 @@ pub(crate) fn messages(
     let place = |id: &str| -> Result<(u64, u64, [u8; 32])> {
         let id: MessageId = id
             .parse()
-            .map_err(|error: pumasi_protocol::types::ParseError| Error::invalid(error.to_string()))?;
+            .map_err(|error: pumasi_protocol::types::ParseError| {
+                Error::invalid(error.to_string())
+            })?;
         db.prepare_cached(
             "SELECT time, sequence, message FROM messages
              WHERE account = ?1 AND contact = ?2 AND message = ?3",
@@ -185,13 +210,21 @@ pub(crate) fn messages(
         (Some(_), Some(_)) => {
             return Err(Error::invalid("give `before` or `after`, not both"));
         }
-        (Some(after), None) => {
-            ("AND (m.time, m.sequence, m.message) > (?4, ?5, ?6)", "ASC", place(after)?)
-        }
-        (None, Some(before)) => {
-            ("AND (m.time, m.sequence, m.message) < (?4, ?5, ?6)", "DESC", place(before)?)
-        }
-        (None, None) => ("AND ?4 = ?4 AND ?5 = ?5 AND ?6 = ?6", "DESC", (0, 0, [0; 32])),
+        (Some(after), None) => (
+            "AND (m.time, m.sequence, m.message) > (?4, ?5, ?6)",
+            "ASC",
+            place(after)?,
+        ),
+        (None, Some(before)) => (
+            "AND (m.time, m.sequence, m.message) < (?4, ?5, ?6)",
+            "DESC",
+            place(before)?,
+        ),
+        (None, None) => (
+            "AND ?4 = ?4 AND ?5 = ?5 AND ?6 = ?6",
+            "DESC",
+            (0, 0, [0; 32]),
+        ),
     };
     let sql = format!(
         "{MESSAGE_COLUMNS} WHERE m.account = ?1 AND m.contact = ?2 {condition}
@@ -199,7 +232,10 @@ pub(crate) fn messages(
     );
     let mut list: Vec<MessageView> = db
         .prepare_cached(&sql)?
-        .query_map(params![account.0, contact.0, limit, at.0, at.1, at.2], message_row)?
+        .query_map(
+            params![account.0, contact.0, limit, at.0, at.1, at.2],
+            message_row,
+        )?
         .collect::<rusqlite::Result<_>>()?;
     if order == "DESC" {
         list.reverse();
@@ -272,12 +308,18 @@ fn list_contacts(
             Ok(ContactView {
                 id: id.to_string(),
                 name: row.get(1)?,
-                own_name: record.as_ref().map(|record| record.name.clone()).unwrap_or_default(),
+                own_name: record
+                    .as_ref()
+                    .map(|record| record.name.clone())
+                    .unwrap_or_default(),
                 fingerprint: fingerprint(&id),
                 state: if row.get(2)? { "active" } else { "invited" }.into(),
                 verified: row.get(4)?,
                 blocked: row.get(5)?,
-                node: record.as_ref().map(|record| record.home.node.to_string()).unwrap_or_default(),
+                node: record
+                    .as_ref()
+                    .map(|record| record.home.node.to_string())
+                    .unwrap_or_default(),
                 keepers: record.as_ref().map_or(0, |record| record.keepers.len()),
                 added: rfc3339(Time(row.get(6)?)),
             })
@@ -356,7 +398,10 @@ fn payment_row(row: &Row<'_>) -> rusqlite::Result<PaymentView> {
         contact: AccountId(contact).to_string(),
         contact_name: name.unwrap_or_default(),
         direction: if outgoing { "out" } else { "in" }.into(),
-        amount: amount.unwrap_or(Money { amount: "0".into(), currency: String::new() }),
+        amount: amount.unwrap_or(Money {
+            amount: "0".into(),
+            currency: String::new(),
+        }),
         note,
         state: match status {
             Ok(IouStatus::Settled) => "accepted",
@@ -377,10 +422,12 @@ pub(crate) fn payment(db: &Connection, account: &AccountId, id: &str) -> Result<
     let id: PaymentId = id
         .parse()
         .map_err(|error: pumasi_protocol::types::ParseError| Error::invalid(error.to_string()))?;
-    db.prepare_cached(&format!("{PAYMENT_COLUMNS} WHERE m.account = ?1 AND m.payment = ?2"))?
-        .query_row(params![account.0, id.0], payment_row)
-        .optional()?
-        .ok_or_else(|| Error::not_found(format!("no payment {id}")))
+    db.prepare_cached(&format!(
+        "{PAYMENT_COLUMNS} WHERE m.account = ?1 AND m.payment = ?2"
+    ))?
+    .query_row(params![account.0, id.0], payment_row)
+    .optional()?
+    .ok_or_else(|| Error::not_found(format!("no payment {id}")))
 }
 
 /// A page of payments, newest first.
@@ -392,7 +439,9 @@ pub(crate) fn payments(
     let place = |id: &str| -> Result<i64> {
         let id: PaymentId = id
             .parse()
-            .map_err(|error: pumasi_protocol::types::ParseError| Error::invalid(error.to_string()))?;
+            .map_err(|error: pumasi_protocol::types::ParseError| {
+                Error::invalid(error.to_string())
+            })?;
         db.prepare_cached("SELECT id FROM messages WHERE account = ?1 AND payment = ?2")?
             .query_row(params![account.0, id.0], |row| row.get(0))
             .optional()?
@@ -411,7 +460,10 @@ pub(crate) fn payments(
     );
     let list = db
         .prepare_cached(&sql)?
-        .query_map(params![account.0, low, high, page_size(page.limit)], payment_row)?
+        .query_map(
+            params![account.0, low, high, page_size(page.limit)],
+            payment_row,
+        )?
         .collect::<rusqlite::Result<_>>()?;
     Ok(list)
 }
@@ -425,8 +477,12 @@ pub(crate) fn peer_view(
     PeerView {
         node: node.to_string(),
         address: record.and_then(|record| record.place.addresses.first().cloned()),
-        operator: record.map(|record| record.operator.clone()).unwrap_or_default(),
-        building: record.map(|record| record.building.clone()).unwrap_or_default(),
+        operator: record
+            .map(|record| record.operator.clone())
+            .unwrap_or_default(),
+        building: record
+            .map(|record| record.building.clone())
+            .unwrap_or_default(),
         newcomers: record.map_or(0, |record| record.newcomers),
         connected,
         blocked,
@@ -452,15 +508,20 @@ pub(crate) fn keeping(db: &Connection) -> Result<Vec<KeptView>> {
 
 /// Events after a sequence number, oldest first. Past retention: an error that names the oldest.
 pub(crate) fn events(db: &Connection, query: &crate::node::EventQuery) -> Result<Vec<EventView>> {
-    let oldest: u64 =
-        db.query_row("SELECT coalesce(min(seq), 1) FROM events", [], |row| row.get(0))?;
+    let oldest: u64 = db.query_row("SELECT coalesce(min(seq), 1) FROM events", [], |row| {
+        row.get(0)
+    })?;
     if query.since + 1 < oldest {
         return Err(Error::not_found(format!(
             "events before {oldest} are past their retention: read again from there"
         ))
         .with("oldest", oldest));
     }
-    let limit = if query.limit == 0 { 100 } else { query.limit.min(1_000) };
+    let limit = if query.limit == 0 {
+        100
+    } else {
+        query.limit.min(1_000)
+    };
     let sql = "SELECT seq, time, account, kind, data FROM events
        WHERE seq > ?1 AND (?2 IS NULL OR account IS NULL OR account = ?2) ORDER BY seq";
     let mut statement = db.prepare_cached(sql)?;

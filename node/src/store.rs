@@ -56,7 +56,11 @@ pub(crate) fn lock(directory: &Path) -> Result<DirectoryLock> {
         let mut holder = String::new();
         let _ = file.read_to_string(&mut holder);
         let holder = holder.trim();
-        let by = if holder.is_empty() { String::new() } else { format!(" (process {holder})") };
+        let by = if holder.is_empty() {
+            String::new()
+        } else {
+            format!(" (process {holder})")
+        };
         return Err(Error::new(
             ErrorKind::Unavailable,
             format!(
@@ -75,7 +79,10 @@ pub(crate) fn lock(directory: &Path) -> Result<DirectoryLock> {
 
 fn make_private(directory: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
 }
 
 /// Path of the database of a data directory.
@@ -108,12 +115,16 @@ pub(crate) fn open(directory: &Path) -> Result<Connection> {
     let db = Connection::open(&path).map_err(explained)?;
     settings(&db).map_err(explained)?;
     migrate(&db, &path)?;
-    let problem: String =
-        db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(explained)?;
+    let problem: String = db
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(explained)?;
     if problem != "ok" {
         return Err(Error::new(
             ErrorKind::Storage,
-            format!("{} is damaged ({problem}): restore it from a copy", path.display()),
+            format!(
+                "{} is damaged ({problem}): restore it from a copy",
+                path.display()
+            ),
         ));
     }
     Ok(db)
@@ -196,9 +207,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         drop(open(directory.path()).unwrap());
         let db = open(directory.path()).unwrap();
-        let mode: String = db.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+        let mode: String = db
+            .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+            .unwrap();
         assert_eq!(mode, "wal");
-        let synchronous: i64 = db.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+        let synchronous: i64 = db
+            .query_row("PRAGMA synchronous", [], |row| row.get(0))
+            .unwrap();
         assert_eq!(synchronous, 2);
     }
 
@@ -208,7 +223,10 @@ mod tests {
         let first = lock(directory.path()).unwrap();
         let error = lock(directory.path()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert!(error.message().contains(&std::process::id().to_string()), "{error}");
+        assert!(
+            error.message().contains(&std::process::id().to_string()),
+            "{error}"
+        );
         drop(first);
         assert!(lock(directory.path()).is_ok());
     }
@@ -229,7 +247,10 @@ mod tests {
         let path = database(directory.path());
         let garbage = vec![0x5a; 8_192];
         std::fs::write(&path, &garbage).unwrap();
-        assert_eq!(open(directory.path()).unwrap_err().kind(), ErrorKind::Storage);
+        assert_eq!(
+            open(directory.path()).unwrap_err().kind(),
+            ErrorKind::Storage
+        );
         assert_eq!(std::fs::read(&path).unwrap(), garbage);
     }
 
@@ -237,7 +258,8 @@ mod tests {
     fn a_foreign_database_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let db = Connection::open(database(directory.path())).unwrap();
-        db.execute_batch("PRAGMA application_id = 7; CREATE TABLE t (x)").unwrap();
+        db.execute_batch("PRAGMA application_id = 7; CREATE TABLE t (x)")
+            .unwrap();
         drop(db);
         let error = open(directory.path()).unwrap_err();
         assert!(error.message().contains("not a Pumasi database"), "{error}");

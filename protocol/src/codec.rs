@@ -75,10 +75,18 @@ pub fn encode<T: Wire>(object: &T) -> Vec<u8> {
 pub fn decode<T: Wire>(bytes: &[u8]) -> Result<T, DecodeError> {
     let version = *bytes.first().ok_or(DecodeError::Empty(T::NAME))?;
     if bytes.len() > T::MAX {
-        return Err(DecodeError::TooLong { what: T::NAME, length: bytes.len(), max: T::MAX });
+        return Err(DecodeError::TooLong {
+            what: T::NAME,
+            length: bytes.len(),
+            max: T::MAX,
+        });
     }
     if version > T::VERSION {
-        return Err(DecodeError::Newer { what: T::NAME, found: version, known: T::VERSION });
+        return Err(DecodeError::Newer {
+            what: T::NAME,
+            found: version,
+            known: T::VERSION,
+        });
     }
     if version == 0 {
         return Err(DecodeError::Malformed(T::NAME));
@@ -160,7 +168,11 @@ mod tests {
     }
 
     fn sample() -> Sample {
-        Sample { number: 300, text: "안녕".into(), bytes: vec![1, 2].into() }
+        Sample {
+            number: 300,
+            text: "안녕".into(),
+            bytes: vec![1, 2].into(),
+        }
     }
 
     #[test]
@@ -173,7 +185,14 @@ mod tests {
         let mut bytes = encode(&sample());
         bytes[0] = 9;
         let error = decode::<Sample>(&bytes).unwrap_err();
-        assert_eq!(error, DecodeError::Newer { what: "a sample", found: 9, known: 1 });
+        assert_eq!(
+            error,
+            DecodeError::Newer {
+                what: "a sample",
+                found: 9,
+                known: 1
+            }
+        );
         assert!(error.to_string().contains("update"));
     }
 
@@ -185,17 +204,31 @@ mod tests {
         }
         let mut longer = bytes;
         longer.push(0);
-        assert_eq!(decode::<Sample>(&longer), Err(DecodeError::Malformed("a sample")));
-        assert!(matches!(decode::<Sample>(&[1; 65]), Err(DecodeError::TooLong { .. })));
+        assert_eq!(
+            decode::<Sample>(&longer),
+            Err(DecodeError::Malformed("a sample"))
+        );
+        assert!(matches!(
+            decode::<Sample>(&[1; 65]),
+            Err(DecodeError::TooLong { .. })
+        ));
         // A byte string that claims to be 2^63 bytes long.
-        let lie = [1, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
-        assert_eq!(decode::<Sample>(&lie), Err(DecodeError::Malformed("a sample")));
+        let lie = [
+            1, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f,
+        ];
+        assert_eq!(
+            decode::<Sample>(&lie),
+            Err(DecodeError::Malformed("a sample"))
+        );
     }
 
     #[test]
     fn an_overlong_number_is_not_canonical() {
         // 0 written in two bytes.
         let bytes = [1, 0x80, 0x00, 0, 0];
-        assert_eq!(decode::<Sample>(&bytes), Err(DecodeError::NotCanonical("a sample")));
+        assert_eq!(
+            decode::<Sample>(&bytes),
+            Err(DecodeError::NotCanonical("a sample"))
+        );
     }
 }

@@ -81,7 +81,11 @@ impl SigningKey {
     /// never be claimed for another key (RUSTSEC-2022-0093).
     #[must_use]
     pub fn sign(&self, context: &str, bytes: &[u8]) -> Signature {
-        Signature(self.0.sign(&signed_text(&self.public(), context, bytes)).to_bytes())
+        Signature(
+            self.0
+                .sign(&signed_text(&self.public(), context, bytes))
+                .to_bytes(),
+        )
     }
 }
 
@@ -113,7 +117,8 @@ pub fn verify(
 ) -> Result<(), BadSignature> {
     let key = VerifyingKey::from_bytes(public).map_err(|_| BadSignature)?;
     let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-    key.verify_strict(&signed_text(public, context, bytes), &signature).map_err(|_| BadSignature)
+    key.verify_strict(&signed_text(public, context, bytes), &signature)
+        .map_err(|_| BadSignature)
 }
 
 /// 32 secret bytes, wiped on drop and absent from `Debug`.
@@ -132,7 +137,9 @@ pub fn derive(secret: &[u8], label: &str) -> Secret {
     let mut out = [0; 32];
     let info = format!("pumasi {label}");
     #[expect(clippy::expect_used, reason = "HKDF-SHA256 gives up to 8160 bytes")]
-    Hkdf::<Sha256>::new(None, secret).expand(info.as_bytes(), &mut out).expect("32 bytes fit");
+    Hkdf::<Sha256>::new(None, secret)
+        .expand(info.as_bytes(), &mut out)
+        .expect("32 bytes fit");
     Secret(out)
 }
 
@@ -184,7 +191,13 @@ pub fn encrypt(key: &Secret, nonce: &[u8; 24], context: &[u8], plaintext: &[u8])
     let cipher = XChaCha20Poly1305::new(&Key::from(key.0));
     #[expect(clippy::expect_used, reason = "fails only above 256 GiB of plaintext")]
     cipher
-        .encrypt(&XNonce::from(*nonce), Payload { msg: plaintext, aad: context })
+        .encrypt(
+            &XNonce::from(*nonce),
+            Payload {
+                msg: plaintext,
+                aad: context,
+            },
+        )
         .expect("plaintext below 256 GiB")
 }
 
@@ -199,7 +212,13 @@ pub fn decrypt(
     ciphertext: &[u8],
 ) -> Result<Vec<u8>, CannotOpen> {
     XChaCha20Poly1305::new(&Key::from(key.0))
-        .decrypt(&XNonce::from(*nonce), Payload { msg: ciphertext, aad: context })
+        .decrypt(
+            &XNonce::from(*nonce),
+            Payload {
+                msg: ciphertext,
+                aad: context,
+            },
+        )
         .map_err(|_| CannotOpen)
 }
 
@@ -232,7 +251,11 @@ pub struct Signed<T> {
 
 impl<T> Clone for Signed<T> {
     fn clone(&self) -> Self {
-        Self { bytes: self.bytes.clone(), signature: self.signature, kind: PhantomData }
+        Self {
+            bytes: self.bytes.clone(),
+            signature: self.signature,
+            kind: PhantomData,
+        }
     }
 }
 
@@ -256,7 +279,11 @@ impl<T: Signable> Signed<T> {
     pub fn sign(object: &T, key: &SigningKey) -> Self {
         let bytes = codec::encode(object);
         let signature = key.sign(T::CONTEXT, &bytes);
-        Self { bytes: bytes.into(), signature, kind: PhantomData }
+        Self {
+            bytes: bytes.into(),
+            signature,
+            kind: PhantomData,
+        }
     }
 
     /// The object, if `signer` signed it.
@@ -343,7 +370,10 @@ mod tests {
         let key = SigningKey::from_seed(&[1; 32]);
         let bytes = codec::encode(&Signed::sign(&Note(5), &key));
         let other: Signed<Other> = codec::decode(&bytes).unwrap();
-        assert_eq!(other.open(&key.public()), Err(OpenError::Signature(BadSignature)));
+        assert_eq!(
+            other.open(&key.public()),
+            Err(OpenError::Signature(BadSignature))
+        );
     }
 
     #[test]
@@ -372,7 +402,10 @@ mod tests {
     #[test]
     fn secrets_do_not_show_in_debug() {
         assert_eq!(format!("{:?}", Secret([42; 32])), "Secret { .. }");
-        assert_eq!(format!("{:?}", SigningKey::from_seed(&[42; 32])), "SigningKey { .. }");
+        assert_eq!(
+            format!("{:?}", SigningKey::from_seed(&[42; 32])),
+            "SigningKey { .. }"
+        );
     }
 
     #[test]

@@ -99,7 +99,10 @@ mod tests {
     fn record(buildings: &[&str], home: u8) -> CheckedRecord {
         let keys = Phrase::from_entropy(&[1; 32]).keys();
         let device = SigningKey::from_seed(&[2; 32]);
-        let place = |node: u8| Place { node: NodeId([node; 32]), addresses: vec![] };
+        let place = |node: u8| Place {
+            node: NodeId([node; 32]),
+            addresses: vec![],
+        };
         let keepers = buildings
             .iter()
             .zip(1_u8..)
@@ -164,9 +167,13 @@ mod tests {
 
     #[test]
     fn state_codes_come_back() {
-        for state in
-            [State::Saved, State::OneBuilding, State::Safe, State::Delivered, State::Read]
-        {
+        for state in [
+            State::Saved,
+            State::OneBuilding,
+            State::Safe,
+            State::Delivered,
+            State::Read,
+        ] {
             assert_eq!(State::from_code(state.code()), state);
         }
     }

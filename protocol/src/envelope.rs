@@ -310,7 +310,10 @@ mod tests {
         Sealed {
             suite: SUITE,
             mailbox: AccountId([1; 32]),
-            record: RecordVersion { epoch: 1, version: 1 },
+            record: RecordVersion {
+                epoch: 1,
+                version: 1,
+            },
             created: Time(1),
             expires: Time(2),
             capability: CapabilityId([2; 16]),
@@ -338,6 +341,9 @@ mod tests {
     fn the_id_covers_the_tag() {
         let a = Envelope::close(sealed(), &Secret([5; 32]));
         let b = Envelope::close(sealed(), &Secret([6; 32]));
-        assert_ne!(Envelope::id_of(&codec::encode(&a)), Envelope::id_of(&codec::encode(&b)));
+        assert_ne!(
+            Envelope::id_of(&codec::encode(&a)),
+            Envelope::id_of(&codec::encode(&b))
+        );
     }
 }

@@ -36,7 +36,10 @@ impl Phrase {
     /// The phrase of 32 random bytes.
     #[must_use]
     pub fn from_entropy(entropy: &[u8; 32]) -> Self {
-        #[expect(clippy::expect_used, reason = "BIP39 takes exactly 32 bytes for 24 words")]
+        #[expect(
+            clippy::expect_used,
+            reason = "BIP39 takes exactly 32 bytes for 24 words"
+        )]
         Self(Mnemonic::from_entropy(entropy).expect("32 bytes are a valid length"))
     }
 
@@ -131,7 +134,14 @@ impl DeviceCertificate {
     /// Certifies a device with the root key.
     #[must_use]
     pub fn issue(keys: &RootKeys, device: DeviceKey, epoch: u64) -> Signed<Self> {
-        Signed::sign(&Self { account: keys.account(), device, epoch }, &keys.root)
+        Signed::sign(
+            &Self {
+                account: keys.account(),
+                device,
+                epoch,
+            },
+            &keys.root,
+        )
     }
 
     /// The certificate, if the account that it names signed it.
@@ -167,7 +177,9 @@ pub fn fingerprint(account: &AccountId) -> String {
         .chunks_exact(5)
         .take(6)
         .map(|chunk| {
-            let number = chunk.iter().fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
+            let number = chunk
+                .iter()
+                .fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
             format!("{:05}", number % 100_000)
         })
         .collect();
@@ -196,9 +208,15 @@ mod tests {
         assert_eq!(Phrase::parse("abandon").unwrap_err(), PhraseError::Count(1));
         let right = words[4];
         words[4] = "pumasi";
-        assert_eq!(Phrase::parse(&words.join(" ")).unwrap_err(), PhraseError::Word(5));
+        assert_eq!(
+            Phrase::parse(&words.join(" ")).unwrap_err(),
+            PhraseError::Word(5)
+        );
         words[4] = if right == "zoo" { "zone" } else { "zoo" };
-        assert_eq!(Phrase::parse(&words.join(" ")).unwrap_err(), PhraseError::Checksum);
+        assert_eq!(
+            Phrase::parse(&words.join(" ")).unwrap_err(),
+            PhraseError::Checksum
+        );
     }
 
     #[test]
@@ -216,7 +234,11 @@ mod tests {
         assert_eq!(DeviceCertificate::open(&good).unwrap().epoch, 5);
         let thief = Phrase::from_entropy(&[8; 32]).keys();
         let forged = Signed::sign(
-            &DeviceCertificate { account: keys.account(), device: DeviceKey([2; 32]), epoch: 9 },
+            &DeviceCertificate {
+                account: keys.account(),
+                device: DeviceKey([2; 32]),
+                epoch: 9,
+            },
             &thief.root,
         );
         assert!(DeviceCertificate::open(&forged).is_err());

@@ -81,8 +81,9 @@ impl Invitation {
         if data.len() > Self::MAX * 2 {
             return Err(InvitationError::Damaged);
         }
-        let bytes =
-            BASE32_NOPAD.decode(data.as_bytes()).map_err(|_| InvitationError::Damaged)?;
+        let bytes = BASE32_NOPAD
+            .decode(data.as_bytes())
+            .map_err(|_| InvitationError::Damaged)?;
         let split = bytes.len().checked_sub(4).ok_or(InvitationError::Damaged)?;
         let (body, sum) = bytes.split_at(split);
         if checksum(body) != sum {
@@ -117,7 +118,10 @@ mod tests {
             certificate: DeviceCertificate::issue(&keys, DeviceKey(device.public()), 1),
             version: 1,
             name: "하나".into(),
-            home: Place { node: NodeId([3; 32]), addresses: vec!["/ip4/1.2.3.4/tcp/1".into()] },
+            home: Place {
+                node: NodeId([3; 32]),
+                addresses: vec!["/ip4/1.2.3.4/tcp/1".into()],
+            },
             keepers: vec![],
             safe_copies: 1,
             keys: Hash([0; 32]),
@@ -133,20 +137,37 @@ mod tests {
     fn link_and_qr_text_read_back() {
         let invitation = invitation();
         assert!(invitation.link().starts_with("pumasi:i/"));
-        for text in [invitation.link(), invitation.qr_text(), format!(" {}\n", invitation.link())] {
+        for text in [
+            invitation.link(),
+            invitation.qr_text(),
+            format!(" {}\n", invitation.link()),
+        ] {
             assert_eq!(Invitation::parse(&text, Time(1)).unwrap().0, invitation);
         }
-        let alphanumeric = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || ":/".contains(c);
+        let alphanumeric =
+            |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || ":/".contains(c);
         assert!(invitation.qr_text().chars().all(alphanumeric));
     }
 
     #[test]
     fn wrong_texts_say_what_to_do() {
         let link = invitation().link();
-        assert_eq!(Invitation::parse("hello", Time(1)), Err(InvitationError::NotALink));
+        assert_eq!(
+            Invitation::parse("hello", Time(1)),
+            Err(InvitationError::NotALink)
+        );
         let cut = &link[..link.len() - 3];
-        assert_eq!(Invitation::parse(cut, Time(1)), Err(InvitationError::Damaged));
-        assert_eq!(Invitation::parse("pumasi:i/", Time(1)), Err(InvitationError::Damaged));
-        assert_eq!(Invitation::parse(&link, Time(1_000)), Err(InvitationError::Expired));
+        assert_eq!(
+            Invitation::parse(cut, Time(1)),
+            Err(InvitationError::Damaged)
+        );
+        assert_eq!(
+            Invitation::parse("pumasi:i/", Time(1)),
+            Err(InvitationError::Damaged)
+        );
+        assert_eq!(
+            Invitation::parse(&link, Time(1_000)),
+            Err(InvitationError::Expired)
+        );
     }
 }

@@ -104,7 +104,9 @@ impl Signable for Statement {
 }
 
 /// Why a keeper does not take an envelope.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error,
+)]
 pub enum NotAdmitted {
     /// This node keeps no mailbox for that account.
     #[error("this node does not keep that mailbox")]
@@ -145,7 +147,10 @@ impl NotAdmitted {
     /// Whether trying again later, as it is, may succeed.
     #[must_use]
     pub const fn retry(self) -> bool {
-        matches!(self, Self::ShareFull | Self::Full | Self::Busy | Self::NotKept)
+        matches!(
+            self,
+            Self::ShareFull | Self::Full | Self::Busy | Self::NotKept
+        )
     }
 }
 
@@ -216,7 +221,10 @@ mod tests {
         let sealed = Sealed {
             suite: SUITE,
             mailbox: AccountId([1; 32]),
-            record: RecordVersion { epoch: 1, version: 2 },
+            record: RecordVersion {
+                epoch: 1,
+                version: 2,
+            },
             created: Time(1_000),
             expires: Time(1_000).plus(RETENTION),
             capability: CapabilityId([2; 16]),
@@ -233,7 +241,10 @@ mod tests {
     #[test]
     fn a_contact_is_admitted_and_a_stranger_is_not() {
         let key = Secret([1; 32]);
-        let kept = RecordVersion { epoch: 1, version: 2 };
+        let kept = RecordVersion {
+            epoch: 1,
+            version: 2,
+        };
         let none = Usage::default();
         let envelope = envelope(&key);
         assert_eq!(admit(&envelope, 700, kept, Some(&key), none, none), Ok(()));
@@ -246,7 +257,10 @@ mod tests {
     #[test]
     fn an_old_record_is_told_so() {
         let key = Secret([1; 32]);
-        let kept = RecordVersion { epoch: 1, version: 3 };
+        let kept = RecordVersion {
+            epoch: 1,
+            version: 3,
+        };
         let none = Usage::default();
         let answer = admit(&envelope(&key), 700, kept, Some(&key), none, none);
         assert_eq!(answer, Err(NotAdmitted::OldRecord));
@@ -255,12 +269,21 @@ mod tests {
     #[test]
     fn one_contact_fills_an_eighth_of_an_inbox_and_no_more() {
         let key = Secret([1; 32]);
-        let kept = RecordVersion { epoch: 1, version: 2 };
+        let kept = RecordVersion {
+            epoch: 1,
+            version: 2,
+        };
         let envelope = envelope(&key);
-        let share = Usage { items: INBOX_ITEMS / 8, bytes: 0 };
+        let share = Usage {
+            items: INBOX_ITEMS / 8,
+            bytes: 0,
+        };
         let answer = admit(&envelope, 700, kept, Some(&key), Usage::default(), share);
         assert_eq!(answer, Err(NotAdmitted::ShareFull));
-        let bytes = Usage { items: 0, bytes: INBOX_BYTES };
+        let bytes = Usage {
+            items: 0,
+            bytes: INBOX_BYTES,
+        };
         let answer = admit(&envelope, 700, kept, Some(&key), bytes, Usage::default());
         assert_eq!(answer, Err(NotAdmitted::Full));
     }
@@ -269,7 +292,10 @@ mod tests {
     fn dates_must_be_in_range() {
         let sealed = envelope(&Secret([1; 32])).sealed;
         assert_eq!(admit_shape(&sealed, Time(1_000)), Ok(()));
-        assert_eq!(admit_shape(&sealed, sealed.expires), Err(NotAdmitted::Dates));
+        assert_eq!(
+            admit_shape(&sealed, sealed.expires),
+            Err(NotAdmitted::Dates)
+        );
         let mut far = sealed.clone();
         far.expires = Time(u64::MAX);
         assert_eq!(admit_shape(&far, Time(1_000)), Err(NotAdmitted::Dates));

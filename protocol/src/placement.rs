@@ -111,21 +111,34 @@ mod tests {
 
     fn entry(node: u8, building: &str, operator: &str) -> KeeperEntry {
         KeeperEntry {
-            place: Place { node: NodeId([node; 32]), addresses: vec![] },
+            place: Place {
+                node: NodeId([node; 32]),
+                addresses: vec![],
+            },
             operator: operator.into(),
             building: building.into(),
         }
     }
 
     fn candidate(node: u8, building: &str, operator: &str) -> Candidate {
-        Candidate { entry: entry(node, building, operator), contact: false }
+        Candidate {
+            entry: entry(node, building, operator),
+            contact: false,
+        }
     }
 
     fn next(keepers: &[KeeperEntry], candidates: &[Candidate]) -> Option<u8> {
         let account = AccountId([1; 32]);
         let home = NodeId([9; 32]);
-        next_keeper(&account, &home, "pangyo", keepers, candidates, &BTreeSet::new())
-            .map(|node| node.0[0])
+        next_keeper(
+            &account,
+            &home,
+            "pangyo",
+            keepers,
+            candidates,
+            &BTreeSet::new(),
+        )
+        .map(|node| node.0[0])
     }
 
     #[test]
@@ -177,7 +190,11 @@ mod tests {
 
     #[test]
     fn losses_are_told_per_building() {
-        let keepers = [entry(1, "anyang", "a"), entry(2, "busan", "b"), entry(3, "busan", "c")];
+        let keepers = [
+            entry(1, "anyang", "a"),
+            entry(2, "busan", "b"),
+            entry(3, "busan", "c"),
+        ];
         let losses = losses(&keepers, 2);
         assert_eq!(losses.len(), 2);
         assert!(losses.iter().all(|loss| loss.survives && loss.left == 1));

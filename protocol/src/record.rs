@@ -136,7 +136,10 @@ impl From<BadSignature> for RecordError {
 fn check_name(what: &'static str, name: &str) -> Result<(), RecordError> {
     let bad = |why: String| Err(RecordError::Bounds { what, why });
     if name.len() > NAME_MAX {
-        return bad(format!("{} bytes, at most {NAME_MAX} are allowed", name.len()));
+        return bad(format!(
+            "{} bytes, at most {NAME_MAX} are allowed",
+            name.len()
+        ));
     }
     if name.chars().any(char::is_control) {
         return bad("it has control characters".into());
@@ -145,14 +148,23 @@ fn check_name(what: &'static str, name: &str) -> Result<(), RecordError> {
 }
 
 fn check_place(place: &Place) -> Result<(), RecordError> {
-    let bad = |why: String| Err(RecordError::Bounds { what: "an address list", why });
+    let bad = |why: String| {
+        Err(RecordError::Bounds {
+            what: "an address list",
+            why,
+        })
+    };
     if place.addresses.len() > ADDRESSES_MAX {
         return bad(format!(
             "{} addresses, at most {ADDRESSES_MAX} are allowed",
             place.addresses.len()
         ));
     }
-    if place.addresses.iter().any(|address| address.len() > ADDRESS_MAX) {
+    if place
+        .addresses
+        .iter()
+        .any(|address| address.len() > ADDRESS_MAX)
+    {
         return bad(format!("an address is longer than {ADDRESS_MAX} bytes"));
     }
     Ok(())
@@ -168,7 +180,11 @@ impl CheckedRecord {
         let certificate = DeviceCertificate::open(&record.certificate)?;
         signed.check(&certificate.device.0)?;
         record.check_bounds()?;
-        Ok(Self { record, certificate, signed })
+        Ok(Self {
+            record,
+            certificate,
+            signed,
+        })
     }
 
     /// The account.
@@ -186,7 +202,10 @@ impl CheckedRecord {
     /// Epoch and version.
     #[must_use]
     pub fn version(&self) -> RecordVersion {
-        RecordVersion { epoch: self.certificate.epoch, version: self.record.version }
+        RecordVersion {
+            epoch: self.certificate.epoch,
+            version: self.record.version,
+        }
     }
 
     /// Whether this record replaces `other` of the same account: by (epoch, certificate hash), then
@@ -194,7 +213,11 @@ impl CheckedRecord {
     #[must_use]
     pub fn replaces(&self, other: &Self) -> bool {
         let key = |record: &Self| {
-            (record.certificate.epoch, record.record.certificate.hash(), record.record.version)
+            (
+                record.certificate.epoch,
+                record.record.certificate.hash(),
+                record.record.version,
+            )
         };
         self.account() == other.account() && key(self) > key(other)
     }
@@ -202,7 +225,10 @@ impl CheckedRecord {
     /// The keeper entry of a node.
     #[must_use]
     pub fn keeper(&self, node: &NodeId) -> Option<&KeeperEntry> {
-        self.record.keepers.iter().find(|keeper| keeper.place.node == *node)
+        self.record
+            .keepers
+            .iter()
+            .find(|keeper| keeper.place.node == *node)
     }
 }
 
@@ -217,7 +243,10 @@ impl AccountRecord {
         if self.keepers.len() > KEEPERS_MAX {
             return Err(RecordError::Bounds {
                 what: "the keeper list",
-                why: format!("{} keepers, at most {KEEPERS_MAX} are allowed", self.keepers.len()),
+                why: format!(
+                    "{} keepers, at most {KEEPERS_MAX} are allowed",
+                    self.keepers.len()
+                ),
             });
         }
         for (place, keeper) in self.keepers.iter().enumerate() {
@@ -225,7 +254,12 @@ impl AccountRecord {
             check_name("an operator", &keeper.operator)?;
             check_name("a building", &keeper.building)?;
             let node = keeper.place.node;
-            if self.keepers.iter().skip(place + 1).any(|other| other.place.node == node) {
+            if self
+                .keepers
+                .iter()
+                .skip(place + 1)
+                .any(|other| other.place.node == node)
+            {
                 return Err(RecordError::Bounds {
                     what: "the keeper list",
                     why: format!("{} is named twice", node.short()),
@@ -274,7 +308,10 @@ impl KeyBundle {
     /// # Errors
     /// [`RecordError`] when signature, account, epoch, hash or key lengths do not fit the record.
     pub fn open_for(signed: &Signed<Self>, record: &CheckedRecord) -> Result<Self, RecordError> {
-        let wrong = |why: &str| RecordError::Bounds { what: "a key bundle", why: why.to_owned() };
+        let wrong = |why: &str| RecordError::Bounds {
+            what: "a key bundle",
+            why: why.to_owned(),
+        };
         let bundle = signed.open(&record.device().0)?;
         if signed.hash() != record.record.keys {
             return Err(wrong("it is not the one the account record names"));
@@ -348,12 +385,17 @@ impl NodeRecord {
         check_place(&record.place)?;
         check_name("an operator", &record.operator)?;
         check_name("a building", &record.building)?;
-        let bad = |why: &str| RecordError::Bounds { what: "a node record", why: why.to_owned() };
+        let bad = |why: &str| RecordError::Bounds {
+            what: "a node record",
+            why: why.to_owned(),
+        };
         if record.expires <= now {
             return Err(bad("it has expired"));
         }
         if record.signed_at > now.plus(DAY) {
-            return Err(bad("it is dated more than a day in the future: check the clocks"));
+            return Err(bad(
+                "it is dated more than a day in the future: check the clocks",
+            ));
         }
         if record.expires.since(record.signed_at) > NODE_RECORD_LIFE_MAX {
             return Err(bad("it lives longer than two days"));
@@ -382,7 +424,10 @@ mod tests {
             certificate,
             version,
             name: "hana".into(),
-            home: Place { node: NodeId([3; 32]), addresses: vec!["/ip4/127.0.0.1/tcp/1".into()] },
+            home: Place {
+                node: NodeId([3; 32]),
+                addresses: vec!["/ip4/127.0.0.1/tcp/1".into()],
+            },
             keepers: vec![],
             safe_copies: 2,
             keys: Hash([0; 32]),
@@ -427,7 +472,10 @@ mod tests {
         let key = SigningKey::from_seed(&[5; 32]);
         let now = Time(1_000_000_000);
         let mut record = NodeRecord {
-            place: Place { node: NodeId(key.public()), addresses: vec![] },
+            place: Place {
+                node: NodeId(key.public()),
+                addresses: vec![],
+            },
             operator: "kim".into(),
             building: "Pangyo".into(),
             newcomers: 4,

@@ -23,7 +23,9 @@ pub enum ParseError {
     #[error("`{0}` is not an amount: write a whole number above 0, such as 15000")]
     Amount(String),
     /// The text is not a unit.
-    #[error("`{0}` is not a unit: use three capital letters (ISO 4217, such as KRW) or name@account")]
+    #[error(
+        "`{0}` is not a unit: use three capital letters (ISO 4217, such as KRW) or name@account"
+    )]
     Unit(String),
 }
 
@@ -233,7 +235,9 @@ impl FromStr for Unit {
         }
         let (name, account) = text.split_once('@').ok_or_else(wrong)?;
         let named = !name.is_empty()
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if text.len() > Self::MAX || !named {
             return Err(wrong());
         }
@@ -289,7 +293,10 @@ mod tests {
     #[test]
     fn amounts_are_whole_and_fit_64_bits() {
         assert_eq!("15,000".parse::<Amount>().unwrap(), Amount(15_000));
-        assert_eq!("18446744073709551615".parse::<Amount>().unwrap(), Amount(u64::MAX));
+        assert_eq!(
+            "18446744073709551615".parse::<Amount>().unwrap(),
+            Amount(u64::MAX)
+        );
         for wrong in ["", "-1", "+1", "1.5", "18446744073709551616", "1e3", "won"] {
             assert!(wrong.parse::<Amount>().is_err(), "{wrong}");
         }

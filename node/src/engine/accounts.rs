@@ -31,7 +31,10 @@ pub(super) fn checked_name(name: &str) -> Result<String> {
     if name.len() > NAME_MAX {
         return Err(Error::new(
             ErrorKind::TooLarge,
-            format!("the name is {} bytes long; at most {NAME_MAX} are allowed", name.len()),
+            format!(
+                "the name is {} bytes long; at most {NAME_MAX} are allowed",
+                name.len()
+            ),
         ));
     }
     if name.chars().any(char::is_control) {
@@ -42,16 +45,20 @@ pub(super) fn checked_name(name: &str) -> Result<String> {
 
 impl Engine {
     pub(super) fn load_node_key(&mut self) -> Result<()> {
-        let sealed: Option<Vec<u8>> = one(self.db.query_row(
-            "SELECT value FROM meta WHERE key = 'node-key'",
-            [],
-            |row| row.get(0),
-        ))?;
+        let sealed: Option<Vec<u8>> =
+            one(self
+                .db
+                .query_row("SELECT value FROM meta WHERE key = 'node-key'", [], |row| {
+                    row.get(0)
+                }))?;
         let seed = match sealed {
             Some(sealed) => {
                 let plain = self.vault.open("meta", b"node-key", &sealed)?;
                 let seed: [u8; 32] = plain.as_slice().try_into().map_err(|_| {
-                    Error::new(ErrorKind::Storage, "the node key in the database is damaged")
+                    Error::new(
+                        ErrorKind::Storage,
+                        "the node key in the database is damaged",
+                    )
                 })?;
                 Secret(seed)
             }
@@ -67,11 +74,12 @@ impl Engine {
         };
         self.key = SigningKey::from_seed(&seed.0);
         self.me = NodeId(self.key.public());
-        let network: Option<Vec<u8>> = one(self.db.query_row(
-            "SELECT value FROM meta WHERE key = 'network'",
-            [],
-            |row| row.get(0),
-        ))?;
+        let network: Option<Vec<u8>> =
+            one(self
+                .db
+                .query_row("SELECT value FROM meta WHERE key = 'network'", [], |row| {
+                    row.get(0)
+                }))?;
         match network {
             None => {
                 self.db.execute(
@@ -186,20 +194,33 @@ impl Engine {
                 certificate: DeviceCertificate::issue(&root, DeviceKey(device.public()), epoch),
                 version: 1,
                 name: name.clone(),
-                home: Place { node: self.me, addresses: self.due.addresses.clone() },
+                home: Place {
+                    node: self.me,
+                    addresses: self.due.addresses.clone(),
+                },
                 keepers: vec![],
                 safe_copies: 1,
                 keys: keys.hash(),
             };
             let record = sign_record(&record, &device)?;
-            Own { name: name.clone(), record, keys, device, seal, ratchet, created: self.now }
+            Own {
+                name: name.clone(),
+                record,
+                keys,
+                device,
+                seal,
+                ratchet,
+                created: self.now,
+            }
         };
         let secrets = DeviceSecrets {
             device: own.device.seed(),
             seal: own.seal.clone(),
             locator: root.locator.seed(),
         };
-        let sealed = with_encoded(&secrets, |plain| self.seal_secret("accounts", &account.0, plain));
+        let sealed = with_encoded(&secrets, |plain| {
+            self.seal_secret("accounts", &account.0, plain)
+        });
         let ratchet = self.seal_secret("ratchets", &account.0, &own.ratchet.to_bytes());
         self.db.execute(
             "INSERT INTO accounts (account, name, record, keys, secrets, ratchet, created)
@@ -225,9 +246,17 @@ impl Engine {
     }
 
     /// Changes the name in the record.
-    pub(crate) fn rename_account(&mut self, account: &AccountId, name: &str) -> Result<AccountView> {
+    pub(crate) fn rename_account(
+        &mut self,
+        account: &AccountId,
+        name: &str,
+    ) -> Result<AccountView> {
         let name = checked_name(name)?;
-        if self.accounts.values().any(|own| own.name == name && own.id() != *account) {
+        if self
+            .accounts
+            .values()
+            .any(|own| own.name == name && own.id() != *account)
+        {
             return Err(Error::new(
                 ErrorKind::Exists,
                 format!("there is an account called `{name}` on this node already"),
@@ -281,9 +310,15 @@ impl Engine {
     /// Sends the current record to a keeper, and what it needs to hand out.
     pub(super) fn tell_keeper(&mut self, account: &AccountId, keeper: NodeId) -> Result<()> {
         let own = self.own(account)?;
-        let request = Request::Record { record: own.record.signed.clone(), keys: own.keys.clone() };
+        let request = Request::Record {
+            record: own.record.signed.clone(),
+            keys: own.keys.clone(),
+        };
         self.ask(keeper, request, Purpose::TellKeeper(*account));
-        let request = Request::OneTimeKeys { account: *account, keys: vec![] };
+        let request = Request::OneTimeKeys {
+            account: *account,
+            keys: vec![],
+        };
         self.ask(keeper, request, Purpose::Stock(*account));
         Ok(())
     }
@@ -299,13 +334,20 @@ impl Engine {
         let me = self.me;
         for account in accounts {
             let addresses = addresses.clone();
-            self.change_record(&account, |record| record.home = Place { node: me, addresses })?;
+            self.change_record(&account, |record| {
+                record.home = Place {
+                    node: me,
+                    addresses,
+                }
+            })?;
         }
         Ok(())
     }
 
     pub(super) fn store_ratchet(&mut self, account: AccountId) -> Result<()> {
-        let Some(own) = self.accounts.get(&account) else { return Ok(()) };
+        let Some(own) = self.accounts.get(&account) else {
+            return Ok(());
+        };
         let plain = own.ratchet.to_bytes();
         let sealed = self.seal_secret("ratchets", &account.0, &plain);
         self.db
@@ -321,7 +363,10 @@ fn sign_record(record: &AccountRecord, device: &SigningKey) -> Result<CheckedRec
     record.check_bounds().map_err(wrong)?;
     let signed = Signed::sign(record, device);
     if signed.bytes().len() > AccountRecord::MAX {
-        return Err(Error::new(ErrorKind::TooLarge, "the account record is too large"));
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            "the account record is too large",
+        ));
     }
     CheckedRecord::check(signed).map_err(wrong)
 }

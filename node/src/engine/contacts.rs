@@ -81,7 +81,9 @@ impl Engine {
         contact: AccountId,
     ) -> Result<Option<&mut Contact>> {
         if !self.contacts.contains_key(&(account, contact)) {
-            let Some(loaded) = self.load_contact(account, contact)? else { return Ok(None) };
+            let Some(loaded) = self.load_contact(account, contact)? else {
+                return Ok(None);
+            };
             self.contacts.insert((account, contact), loaded);
         }
         Ok(self.contacts.get_mut(&(account, contact)))
@@ -181,14 +183,19 @@ impl Engine {
     pub(super) fn store_contact(&mut self, account: AccountId, contact: AccountId) -> Result<()> {
         let row = secret_row(&account.0, &contact.0);
         let (secret_nonce, session_nonce) = (self.nonce(), self.nonce());
-        let Some(entry) = self.contacts.get(&(account, contact)) else { return Ok(()) };
+        let Some(entry) = self.contacts.get(&(account, contact)) else {
+            return Ok(());
+        };
         let secrets = with_encoded(&entry.secrets, |plain| {
             self.vault.seal("contacts", &row, secret_nonce, plain)
         });
         let sessions = if entry.sessions.is_empty() {
             None
         } else {
-            Some(self.vault.seal("sessions", &row, session_nonce, &entry.sessions.to_bytes()))
+            Some(
+                self.vault
+                    .seal("sessions", &row, session_nonce, &entry.sessions.to_bytes()),
+            )
         };
         self.db
             .prepare_cached(
@@ -263,7 +270,11 @@ impl Engine {
             params![account.0, capability.id().0, name, expires.0],
         )?;
         self.grant(*account, &capability)?;
-        let invitation = Invitation { record, capability, expires };
+        let invitation = Invitation {
+            record,
+            capability,
+            expires,
+        };
         let warning = (keepers < KEEPERS).then(|| {
             format!(
                 "only {keepers} of {KEEPERS} keepers hold your mailbox yet: an answer may have to wait until this node is online"
@@ -280,7 +291,10 @@ impl Engine {
 
     /// Lets whoever holds a capability write to an own mailbox.
     pub(super) fn grant(&mut self, account: AccountId, capability: &Capability) -> Result<()> {
-        let action = Action::Grant { capability: capability.id(), tag_key: capability.tag_key() };
+        let action = Action::Grant {
+            capability: capability.id(),
+            tag_key: capability.tag_key(),
+        };
         self.state(account, action).map(|_| ())
     }
 
@@ -292,8 +306,8 @@ impl Engine {
         name: Option<&str>,
     ) -> Result<ContactView> {
         let name = name.map(checked_name).transpose()?;
-        let (invitation, record) = Invitation::parse(link, self.now)
-            .map_err(|error| Error::invalid(error.to_string()))?;
+        let (invitation, record) =
+            Invitation::parse(link, self.now).map_err(|error| Error::invalid(error.to_string()))?;
         let own = self.own(account)?;
         let (own_record, own_keys) = (own.record.signed.clone(), own.keys.clone());
         let contact = record.account();
@@ -389,7 +403,11 @@ impl Engine {
             Err(_) => record.account().short(),
         };
         for number in 1..=CONTACTS_MAX + 1 {
-            let name = if number == 1 { base.clone() } else { format!("{base} {number}") };
+            let name = if number == 1 {
+                base.clone()
+            } else {
+                format!("{base} {number}")
+            };
             if self.check_name_free(account, &name, None).is_ok() {
                 return Ok(name);
             }
@@ -439,7 +457,11 @@ impl Engine {
         given: &str,
     ) -> Result<ContactView> {
         let contact = self.find_contact(account, who)?;
-        let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+        let digits = |text: &str| {
+            text.chars()
+                .filter(char::is_ascii_digit)
+                .collect::<String>()
+        };
         if digits(given) != digits(&fingerprint(&contact)) {
             return Err(Error::new(
                 ErrorKind::Refused,
@@ -480,7 +502,14 @@ impl Engine {
             entry.secrets.granted = fresh.id();
             self.grant(*account, &fresh)?;
             let record = Box::new(self.own(account)?.record.signed.clone());
-            self.send_content(*account, contact, Body::Welcome { record, capability: fresh })?;
+            self.send_content(
+                *account,
+                contact,
+                Body::Welcome {
+                    record,
+                    capability: fresh,
+                },
+            )?;
         }
         self.changed_contact(account, contact)
     }
@@ -491,7 +520,9 @@ impl Engine {
         if let Some(line) = self.open_line(account, contact)? {
             return Err(Error::new(
                 ErrorKind::Refused,
-                format!("something is still owed in {line}: settle it before you remove the contact"),
+                format!(
+                    "something is still owed in {line}: settle it before you remove the contact"
+                ),
             ));
         }
         let entry = self.known_contact(*account, contact)?;
@@ -524,7 +555,9 @@ impl Engine {
         sessions: PeerSessions,
     ) -> Result<bool> {
         let contact = record.account();
-        let Ok(bundle) = KeyBundle::open_for(&keys, &record) else { return Ok(false) };
+        let Ok(bundle) = KeyBundle::open_for(&keys, &record) else {
+            return Ok(false);
+        };
         let fresh = Capability(Secret(self.random()));
         if let Some(known) = self.contact(account, contact)? {
             if known.blocked {
@@ -547,7 +580,9 @@ impl Engine {
                     params![account.0, used.0],
                     |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
                 ))?;
-            let Some((name, used_by, expires)) = invitation else { return Ok(false) };
+            let Some((name, used_by, expires)) = invitation else {
+                return Ok(false);
+            };
             let other = used_by.is_some_and(|id| AccountId(id) != contact);
             if other || expires <= self.now.0 {
                 return Ok(false);
@@ -586,7 +621,14 @@ impl Engine {
         self.store_contact(account, contact)?;
         self.grant(account, &fresh)?;
         let record = Box::new(self.own(&account)?.record.signed.clone());
-        self.send_content(account, contact, Body::Welcome { record, capability: fresh })?;
+        self.send_content(
+            account,
+            contact,
+            Body::Welcome {
+                record,
+                capability: fresh,
+            },
+        )?;
         let view = self.contact_view(&account, contact)?;
         self.event(Some(account), "contact.added", &view)?;
         Ok(true)
@@ -639,7 +681,9 @@ impl Engine {
     /// A newer record of a contact: what is under way is sealed again for it.
     pub(super) fn newer_record(&mut self, account: AccountId, record: CheckedRecord) -> Result<()> {
         let contact = record.account();
-        let Some(entry) = self.contact(account, contact)? else { return Ok(()) };
+        let Some(entry) = self.contact(account, contact)? else {
+            return Ok(());
+        };
         if !record.replaces(&entry.record) {
             return Ok(());
         }

@@ -15,7 +15,10 @@ const EVENTS_MAX: u64 = 1_000_000;
 impl Engine {
     pub(super) fn load_last_event(&mut self) -> Result<()> {
         self.last_event =
-            self.db.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get(0))?;
+            self.db
+                .query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| {
+                    row.get(0)
+                })?;
         Ok(())
     }
 
@@ -34,7 +37,9 @@ impl Engine {
         let data = serde_json::to_string(data)
             .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
         self.db
-            .prepare_cached("INSERT INTO events (time, account, kind, data) VALUES (?1, ?2, ?3, ?4)")?
+            .prepare_cached(
+                "INSERT INTO events (time, account, kind, data) VALUES (?1, ?2, ?3, ?4)",
+            )?
             .execute(params![self.now.0, account.map(|id| id.0), kind, data])?;
         self.last_event = u64::try_from(self.db.last_insert_rowid()).unwrap_or(self.last_event);
         self.step.events = true;

@@ -56,7 +56,10 @@ impl Engine {
     ) -> Result<()> {
         let mut refused: Vec<Refused> = malformed
             .into_iter()
-            .map(|id| Refused { id, why: NotAdmitted::Malformed })
+            .map(|id| Refused {
+                id,
+                why: NotAdmitted::Malformed,
+            })
             .collect();
         let mut again = BTreeSet::new();
         let mut records: BTreeSet<AccountId> = BTreeSet::new();
@@ -64,8 +67,15 @@ impl Engine {
             let id = parcel.id;
             let mailbox = parcel.envelope.sealed.mailbox;
             let now = self.now;
-            if self.peers.get_mut(&from).is_some_and(|peer| !peer.may_bring(now)) {
-                refused.push(Refused { id, why: NotAdmitted::Busy });
+            if self
+                .peers
+                .get_mut(&from)
+                .is_some_and(|peer| !peer.may_bring(now))
+            {
+                refused.push(Refused {
+                    id,
+                    why: NotAdmitted::Busy,
+                });
                 continue;
             }
             let own_record = self.accounts.get(&mailbox).map(|own| own.record.version());
@@ -82,7 +92,11 @@ impl Engine {
             };
             match outcome {
                 Outcome::Taken(contact) => {
-                    self.step.delivered.entry((mailbox, contact)).or_default().push(id);
+                    self.step
+                        .delivered
+                        .entry((mailbox, contact))
+                        .or_default()
+                        .push(id);
                 }
                 Outcome::Known(statement) => {
                     again.insert(statement);
@@ -107,7 +121,10 @@ impl Engine {
             )
         };
         for _ in refused.iter().filter(|item| bad(item)) {
-            let over = self.peers.get_mut(&from).is_some_and(super::peers::Peer::brought_bad);
+            let over = self
+                .peers
+                .get_mut(&from)
+                .is_some_and(super::peers::Peer::brought_bad);
             if over && from != self.me {
                 tracing::warn!(node = ?from, "too many envelopes that nobody wants: session ended");
                 self.disconnect(from);
@@ -129,17 +146,34 @@ impl Engine {
         // Records are up to 8 KiB each: a few per frame.
         for chunk in newer.chunks(4) {
             let records = chunk.to_vec();
-            self.send(from, &Frame::Refused { items: std::mem::take(&mut refused), records });
+            self.send(
+                from,
+                &Frame::Refused {
+                    items: std::mem::take(&mut refused),
+                    records,
+                },
+            );
         }
         if !refused.is_empty() {
-            self.send(from, &Frame::Refused { items: refused, records: vec![] });
+            self.send(
+                from,
+                &Frame::Refused {
+                    items: refused,
+                    records: vec![],
+                },
+            );
         }
         Ok(())
     }
 
     /// One envelope for an own account.
     fn deliver(&mut self, from: NodeId, parcel: CheckedParcel) -> Result<Outcome> {
-        let CheckedParcel { id, envelope, bytes, seals } = parcel;
+        let CheckedParcel {
+            id,
+            envelope,
+            bytes,
+            seals,
+        } = parcel;
         let account = envelope.sealed.mailbox;
         let before: Option<[u8; 32]> = one(self
             .db
@@ -151,7 +185,11 @@ impl Engine {
         if let Some(hash) = before {
             return Ok(Outcome::Known(Hash(hash)));
         }
-        let already = self.step.delivered.iter().find(|(_, ids)| ids.contains(&id));
+        let already = self
+            .step
+            .delivered
+            .iter()
+            .find(|(_, ids)| ids.contains(&id));
         if let Some(((_, contact), _)) = already {
             // Twice in one step, by two paths: one acknowledgement.
             let _ = contact;
@@ -190,13 +228,20 @@ impl Engine {
         let capability = envelope.sealed.capability;
         if let Some(sessions) = new_sessions {
             // Someone whom we do not know: only a Hello under an invitation.
-            let taken = match self.open_letter_of_stranger(account, contact, payload, &content_key) {
-                Some((message, Body::Hello { record, keys, capability: theirs })) => {
+            let taken = match self.open_letter_of_stranger(account, contact, payload, &content_key)
+            {
+                Some((
+                    message,
+                    Body::Hello {
+                        record,
+                        keys,
+                        capability: theirs,
+                    },
+                )) => {
                     self.first_time(account, message)?;
                     match CheckedRecord::check(*record) {
-                        Ok(record) if record.account() == contact => self.receive_hello(
-                            account, capability, record, *keys, theirs, sessions,
-                        )?,
+                        Ok(record) if record.account() == contact => self
+                            .receive_hello(account, capability, record, *keys, theirs, sessions)?,
                         _ => false,
                     }
                 }
@@ -237,14 +282,19 @@ impl Engine {
         &mut self,
         account: &AccountId,
         sealed: &pumasi_protocol::envelope::Sealed,
-        seals: &[(pumasi_protocol::envelope::SealName, pumasi_protocol::envelope::Encapsulation)],
+        seals: &[(
+            pumasi_protocol::envelope::SealName,
+            pumasi_protocol::envelope::Encapsulation,
+        )],
     ) -> Result<Option<(AccountId, Secret)>> {
         let name = sealed.device_seal;
         let row = secret_row(&account.0, &name.0);
         let stored: Option<([u8; 32], Vec<u8>)> = one(self
             .db
             .prepare_cached("SELECT contact, key FROM seal_keys WHERE account = ?1 AND name = ?2")?
-            .query_row(params![account.0, name.0], |row| Ok((blob(row, 0)?, row.get(1)?))))?;
+            .query_row(params![account.0, name.0], |row| {
+                Ok((blob(row, 0)?, row.get(1)?))
+            }))?;
         if let Some((contact, key)) = stored {
             let plain = self.vault.open("seal_keys", &row, &key)?;
             if let Ok(key) = <[u8; 32]>::try_from(plain.as_slice()) {
@@ -277,7 +327,10 @@ impl Engine {
     }
 
     /// Opens outer seal, ratchet and body. The sessions of someone unknown come back apart.
-    #[expect(clippy::type_complexity, reason = "what opening gives, or why it does not")]
+    #[expect(
+        clippy::type_complexity,
+        reason = "what opening gives, or why it does not"
+    )]
     fn open_envelope(
         &mut self,
         account: AccountId,
@@ -298,11 +351,15 @@ impl Engine {
             let Some(own) = self.accounts.get_mut(&account) else {
                 return Ok(Err("no such account".into()));
             };
-            (sessions.decrypt(&mut own.ratchet, &identity, &message), Some(sessions))
+            (
+                sessions.decrypt(&mut own.ratchet, &identity, &message),
+                Some(sessions),
+            )
         } else {
-            let (Some(own), Some(entry)) =
-                (self.accounts.get_mut(&account), self.contacts.get_mut(&(account, contact)))
-            else {
+            let (Some(own), Some(entry)) = (
+                self.accounts.get_mut(&account),
+                self.contacts.get_mut(&(account, contact)),
+            ) else {
                 return Ok(Err("no such contact".into()));
             };
             let identity = match (&entry.keys, ratchet::sender_identity(&message)) {
@@ -311,7 +368,12 @@ impl Engine {
                 (None, Some(identity)) => identity,
                 (None, None) => return Ok(Err(RatchetError::NoSession.to_string())),
             };
-            (entry.sessions.decrypt(&mut own.ratchet, &identity, &message), None)
+            (
+                entry
+                    .sessions
+                    .decrypt(&mut own.ratchet, &identity, &message),
+                None,
+            )
         };
         let opened = match opened {
             Ok(opened) => opened,
@@ -338,10 +400,14 @@ impl Engine {
         payload: Payload,
         content_key: &Secret,
     ) -> Option<(MessageId, Body)> {
-        let Payload::Letter { letter, .. } = payload else { return None };
+        let Payload::Letter { letter, .. } = payload else {
+            return None;
+        };
         let claimed = letter.unverified().ok()?;
         let content: Content = codec::decode(&claimed.content).ok()?;
-        let Body::Hello { record, .. } = &content.body else { return None };
+        let Body::Hello { record, .. } = &content.body else {
+            return None;
+        };
         let record = CheckedRecord::check((**record).clone()).ok()?;
         let content = check_letter(&letter, &record, content_key, sender, account)?;
         Some((Content::id_of(&claimed.content), content.body))
@@ -379,9 +445,16 @@ impl Engine {
             }
             Payload::Letter { letter, .. } => {
                 let checked = check_letter(&letter, &entry.record, content_key, contact, account)
-                    .or_else(|| newer_device(&letter, &entry.record, content_key, contact, account));
-                let Some(content) = checked else { return Ok(false) };
-                let bytes = letter.unverified().map(|letter| letter.content.0).unwrap_or_default();
+                    .or_else(|| {
+                        newer_device(&letter, &entry.record, content_key, contact, account)
+                    });
+                let Some(content) = checked else {
+                    return Ok(false);
+                };
+                let bytes = letter
+                    .unverified()
+                    .map(|letter| letter.content.0)
+                    .unwrap_or_default();
                 self.take_content(account, contact, envelope, used, content, &bytes)
             }
         }
@@ -402,15 +475,23 @@ impl Engine {
             return Ok(true);
         }
         match content.body {
-            Body::Text { sequence, heads, .. } => {
+            Body::Text {
+                sequence, heads, ..
+            } => {
                 let now = self.now;
                 let entry = self.known_contact(account, contact)?;
                 let epoch = entry.record.certificate.epoch;
-                let at = Position { id: message, epoch, sequence, time: content.time };
+                let at = Position {
+                    id: message,
+                    epoch,
+                    sequence,
+                    time: content.time,
+                };
                 let (gap, shown) = match entry.chat.receive(&at, &heads, now) {
-                    Place::New { gap, shown } => {
-                        (gap.map_or(0, |(first, last)| last.saturating_sub(first) + 1), shown)
-                    }
+                    Place::New { gap, shown } => (
+                        gap.map_or(0, |(first, last)| last.saturating_sub(first) + 1),
+                        shown,
+                    ),
                     Place::Late { shown } => {
                         let stored = self
                             .db
@@ -435,7 +516,10 @@ impl Engine {
                     .is_some_and(|entry| !entry.chat.holes().is_empty());
                 self.touch(account, contact);
                 if holes {
-                    self.due.holes.entry((account, contact)).or_insert(now.plus(HOLE_PATIENCE));
+                    self.due
+                        .holes
+                        .entry((account, contact))
+                        .or_insert(now.plus(HOLE_PATIENCE));
                 }
                 self.insert_message(&NewMessage {
                     account,
@@ -456,8 +540,14 @@ impl Engine {
                 self.event(Some(account), "message.received", &view)?;
                 Ok(true)
             }
-            Body::Hello { record, keys, capability } => {
-                let Ok(record) = CheckedRecord::check(*record) else { return Ok(false) };
+            Body::Hello {
+                record,
+                keys,
+                capability,
+            } => {
+                let Ok(record) = CheckedRecord::check(*record) else {
+                    return Ok(false);
+                };
                 if record.account() != contact {
                     return Ok(false);
                 }
@@ -465,7 +555,9 @@ impl Engine {
                 self.receive_hello(account, used, record, *keys, capability, sessions)
             }
             Body::Welcome { record, capability } => {
-                let Ok(record) = CheckedRecord::check(*record) else { return Ok(false) };
+                let Ok(record) = CheckedRecord::check(*record) else {
+                    return Ok(false);
+                };
                 if record.account() != contact {
                     return Ok(false);
                 }
@@ -473,7 +565,9 @@ impl Engine {
                 Ok(true)
             }
             Body::Record(record) => {
-                let Ok(record) = CheckedRecord::check(*record) else { return Ok(false) };
+                let Ok(record) = CheckedRecord::check(*record) else {
+                    return Ok(false);
+                };
                 if record.account() != contact {
                     return Ok(false);
                 }
@@ -535,9 +629,14 @@ impl Engine {
     /// Begins a new session with a contact and says which envelopes could not be opened.
     fn ask_reset(&mut self, account: AccountId, contact: AccountId) -> Result<()> {
         let now = self.now;
-        let Some(entry) = self.contact(account, contact)? else { return Ok(()) };
+        let Some(entry) = self.contact(account, contact)? else {
+            return Ok(());
+        };
         if now.since(entry.repair_asked) < REPAIR_EVERY {
-            self.due.resets.entry((account, contact)).or_insert(now.plus(REPAIR_EVERY));
+            self.due
+                .resets
+                .entry((account, contact))
+                .or_insert(now.plus(REPAIR_EVERY));
             return Ok(());
         }
         entry.repair_asked = now;
@@ -547,7 +646,9 @@ impl Engine {
         let rest = unopened.split_off(unopened.len().min(RESET_MAX));
         if !rest.is_empty() {
             self.due.unopened.insert(account, rest);
-            self.due.resets.insert((account, contact), now.plus(REPAIR_EVERY));
+            self.due
+                .resets
+                .insert((account, contact), now.plus(REPAIR_EVERY));
         }
         self.send_content(account, contact, Body::Reset { unopened })
     }
@@ -556,7 +657,10 @@ impl Engine {
     pub(super) fn repair(&mut self) -> Result<()> {
         let now = self.now;
         let due = |map: &std::collections::BTreeMap<(AccountId, AccountId), Time>| -> Vec<_> {
-            map.iter().filter(|(_, at)| **at <= now).map(|(pair, _)| *pair).collect()
+            map.iter()
+                .filter(|(_, at)| **at <= now)
+                .map(|(pair, _)| *pair)
+                .collect()
         };
         for pair in due(&self.due.resets) {
             self.due.resets.remove(&pair);
@@ -565,8 +669,12 @@ impl Engine {
         for pair in due(&self.due.holes) {
             self.due.holes.remove(&pair);
             let (account, contact) = pair;
-            let Some(entry) = self.contact(account, contact)? else { continue };
-            let Some((first, last)) = entry.chat.holes().first().copied() else { continue };
+            let Some(entry) = self.contact(account, contact)? else {
+                continue;
+            };
+            let Some((first, last)) = entry.chat.holes().first().copied() else {
+                continue;
+            };
             let last = last.min(first.saturating_add(RESEND_MAX - 1));
             self.send_content(account, contact, Body::Resend { first, last })?;
             self.due.holes.insert(pair, now.plus(REPAIR_EVERY));
@@ -619,7 +727,9 @@ impl Engine {
             for ids in ids.chunks(IDS_MAX) {
                 let action = Action::Delivered { ids: ids.to_vec() };
                 let statement = self.state(account, action)?;
-                let home = self.contact(account, contact)?.map(|c| c.record.record.home.node);
+                let home = self
+                    .contact(account, contact)?
+                    .map(|c| c.record.record.home.node);
                 if let Some(home) = home {
                     self.statement_for(home, statement)?;
                 }
@@ -632,11 +742,20 @@ impl Engine {
     /// that are connected; the others get it when mailboxes are compared. Returns its row.
     pub(super) fn state(&mut self, account: AccountId, action: Action) -> Result<i64> {
         let own = self.own(&account)?;
-        let statement =
-            Statement { account, epoch: own.record.certificate.epoch, time: self.now, action };
+        let statement = Statement {
+            account,
+            epoch: own.record.certificate.epoch,
+            time: self.now,
+            action,
+        };
         let signed = Signed::sign(&statement, &own.device);
-        let keepers: Vec<NodeId> =
-            own.record.record.keepers.iter().map(|keeper| keeper.place.node).collect();
+        let keepers: Vec<NodeId> = own
+            .record
+            .record
+            .keepers
+            .iter()
+            .map(|keeper| keeper.place.node)
+            .collect();
         let private = matches!(statement.action, Action::Read { .. });
         let row = self.store_statement(&statement, &signed)?;
         if !private {
@@ -681,7 +800,12 @@ impl Engine {
                  WHERE account = ?1 AND contact = ?2 AND outgoing = 0 AND state < 4",
             )?
             .execute(params![account.0, contact.0])?;
-        let home = self.known_contact(*account, contact)?.record.record.home.node;
+        let home = self
+            .known_contact(*account, contact)?
+            .record
+            .record
+            .home
+            .node;
         for messages in rows.chunks(IDS_MAX) {
             let messages = messages.iter().copied().map(MessageId).collect();
             let statement = self.state(*account, Action::Read { messages })?;

@@ -14,8 +14,8 @@ use pumasi_protocol::types::{AccountId, NodeId, SECOND};
 use pumasi_protocol::wire::{Request, Response};
 use rusqlite::params;
 
-use super::peers::Purpose;
 use super::Engine;
+use super::peers::Purpose;
 use crate::error::{Error, ErrorKind, Result};
 use crate::view::{KeeperView, KeepersView, LossView};
 
@@ -80,7 +80,9 @@ impl Engine {
     fn candidates(&self, account: &AccountId) -> Result<Vec<Candidate>> {
         let rows: Vec<Vec<u8>> = self
             .db
-            .prepare_cached("SELECT record FROM nodes WHERE expires > ?1 ORDER BY random() LIMIT ?2")?
+            .prepare_cached(
+                "SELECT record FROM nodes WHERE expires > ?1 ORDER BY random() LIMIT ?2",
+            )?
             .query_map(params![self.now.0, CANDIDATES_MAX], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
         let friends: Vec<Vec<u8>> = self
@@ -114,19 +116,28 @@ impl Engine {
     }
 
     fn offers(&self, node: &NodeId) -> Result<bool> {
-        Ok(self.node_record(node)?.is_some_and(|record| record.newcomers > 0))
+        Ok(self
+            .node_record(node)?
+            .is_some_and(|record| record.newcomers > 0))
     }
 
     fn ask_to_keep(&mut self, account: AccountId, node: NodeId) -> Result<()> {
-        self.due.asking_keeper.insert(account, (node, self.now.plus(ASK_FOR)));
+        self.due
+            .asking_keeper
+            .insert(account, (node, self.now.plus(ASK_FOR)));
         self.ask_again(&account)
     }
 
     /// Asks the chosen node, once there is a session with it.
     fn ask_again(&mut self, account: &AccountId) -> Result<()> {
-        let Some((node, _)) = self.due.asking_keeper.get(account).copied() else { return Ok(()) };
+        let Some((node, _)) = self.due.asking_keeper.get(account).copied() else {
+            return Ok(());
+        };
         let own = self.own(account)?;
-        let request = Request::Keep { record: own.record.signed.clone(), keys: own.keys.clone() };
+        let request = Request::Keep {
+            record: own.record.signed.clone(),
+            keys: own.keys.clone(),
+        };
         self.ask(node, request, Purpose::Keep(*account));
         Ok(())
     }
@@ -155,11 +166,15 @@ impl Engine {
         self.due.asking_keeper.remove(&account);
         if let Response::No { why, .. } = response {
             tracing::debug!(keeper = ?node, %why, "a node does not keep");
-            self.due.refusing.insert((account, node), self.now.plus(REFUSED_FOR));
+            self.due
+                .refusing
+                .insert((account, node), self.now.plus(REFUSED_FOR));
             self.due.keepers_now();
             return Ok(());
         }
-        let Some(record) = self.node_record(&node)? else { return Ok(()) };
+        let Some(record) = self.node_record(&node)? else {
+            return Ok(());
+        };
         let entry = entry_of(&record);
         let own = self.own(&account)?;
         if own.record.keeper(&node).is_some() || own.record.record.keepers.len() >= KEEPERS_MAX {
@@ -187,7 +202,9 @@ impl Engine {
         if count >= POOL / 2 {
             return Ok(());
         }
-        let Some(own) = self.accounts.get_mut(&account) else { return Ok(()) };
+        let Some(own) = self.accounts.get_mut(&account) else {
+            return Ok(());
+        };
         if own.record.keeper(&keeper).is_none() {
             return Ok(());
         }
@@ -197,10 +214,23 @@ impl Engine {
             .ratchet
             .generate_one_time(wanted)
             .into_iter()
-            .map(|key| Signed::sign(&OneTimeKey { account, epoch, key }, &own.device))
+            .map(|key| {
+                Signed::sign(
+                    &OneTimeKey {
+                        account,
+                        epoch,
+                        key,
+                    },
+                    &own.device,
+                )
+            })
             .collect();
         self.step.dirty_ratchets.insert(account);
-        self.ask(keeper, Request::OneTimeKeys { account, keys }, Purpose::Release);
+        self.ask(
+            keeper,
+            Request::OneTimeKeys { account, keys },
+            Purpose::Release,
+        );
         Ok(())
     }
 
@@ -210,7 +240,9 @@ impl Engine {
         account: AccountId,
         record: Signed<AccountRecord>,
     ) -> Result<()> {
-        let Ok(record) = CheckedRecord::check(record) else { return Ok(()) };
+        let Ok(record) = CheckedRecord::check(record) else {
+            return Ok(());
+        };
         let own = self.own(&account)?;
         if record.account() != account || !record.replaces(&own.record) {
             return Ok(());
@@ -235,29 +267,35 @@ impl Engine {
         keys: Signed<KeyBundle>,
         one_time: Option<Signed<OneTimeKey>>,
     ) -> Result<()> {
-        let Ok(record) = CheckedRecord::check(record) else { return Ok(()) };
+        let Ok(record) = CheckedRecord::check(record) else {
+            return Ok(());
+        };
         if record.account() != contact {
             return Ok(());
         }
         self.hint(&record);
         self.newer_record(account, record.clone())?;
-        let (Some(own), Some(entry)) =
-            (self.accounts.get(&account), self.contacts.get_mut(&(account, contact)))
-        else {
+        let (Some(own), Some(entry)) = (
+            self.accounts.get(&account),
+            self.contacts.get_mut(&(account, contact)),
+        ) else {
             return Ok(());
         };
         if record.version() < entry.record.version() {
             return Ok(());
         }
-        let Ok(bundle) = KeyBundle::open_for(&keys, &entry.record) else { return Ok(()) };
+        let Ok(bundle) = KeyBundle::open_for(&keys, &entry.record) else {
+            return Ok(());
+        };
         let epoch = entry.record.certificate.epoch;
         let prekey = one_time
             .and_then(|signed| signed.open(&entry.record.device().0).ok())
             .filter(|key| key.account == contact && key.epoch == epoch)
             .map_or(bundle.last_resort, |key| key.key);
         if entry.sessions.is_empty()
-            && let Err(error) =
-                entry.sessions.start(&own.ratchet, bundle.ratchet_identity, prekey)
+            && let Err(error) = entry
+                .sessions
+                .start(&own.ratchet, bundle.ratchet_identity, prekey)
         {
             tracing::warn!(%contact, %error, "a contact's keys cannot be used");
             return Ok(());
@@ -354,15 +392,24 @@ impl Engine {
             Ok(node) => node,
             Err(_) => {
                 let contact = self.find_contact(account, who)?;
-                self.known_contact(*account, contact)?.record.record.home.node
+                self.known_contact(*account, contact)?
+                    .record
+                    .record
+                    .home
+                    .node
             }
         };
         let own = self.own(account)?;
         if node == self.me {
-            return Err(Error::invalid("a node cannot keep its own account's mailbox"));
+            return Err(Error::invalid(
+                "a node cannot keep its own account's mailbox",
+            ));
         }
         if own.record.keeper(&node).is_some() {
-            return Err(Error::new(ErrorKind::Exists, format!("{node} keeps for you already")));
+            return Err(Error::new(
+                ErrorKind::Exists,
+                format!("{node} keeps for you already"),
+            ));
         }
         if own.record.record.keepers.len() >= KEEPERS_MAX {
             return Err(Error::new(
@@ -378,13 +425,19 @@ impl Engine {
 
     /// Does without a keeper from now on. What it signed for it keeps to its date.
     pub(crate) fn remove_keeper(&mut self, account: &AccountId, who: &str) -> Result<KeepersView> {
-        let node: NodeId = who.parse().map_err(|error: pumasi_protocol::types::ParseError| {
-            Error::invalid(error.to_string())
-        })?;
+        let node: NodeId = who
+            .parse()
+            .map_err(|error: pumasi_protocol::types::ParseError| {
+                Error::invalid(error.to_string())
+            })?;
         if self.own(account)?.record.keeper(&node).is_none() {
-            return Err(Error::not_found(format!("{node} does not keep for this account")));
+            return Err(Error::not_found(format!(
+                "{node} does not keep for this account"
+            )));
         }
-        self.due.refusing.insert((*account, node), self.now.plus(10 * REFUSED_FOR));
+        self.due
+            .refusing
+            .insert((*account, node), self.now.plus(10 * REFUSED_FOR));
         self.change_record(account, |record| {
             record.keepers.retain(|keeper| keeper.place.node != node);
             record.safe_copies = safe_copies_for(record.keepers.len());
@@ -406,11 +459,16 @@ impl Engine {
         record: Signed<AccountRecord>,
     ) -> Result<Response> {
         let Ok(record) = CheckedRecord::check(record) else {
-            return Ok(Response::No { why: "the record does not check out".into(), retry: false });
+            return Ok(Response::No {
+                why: "the record does not check out".into(),
+                retry: false,
+            });
         };
         let account = record.account();
         let me = self.me;
-        let Some(kept) = self.kept_mut(&account)? else { return Ok(Response::Done) };
+        let Some(kept) = self.kept_mut(&account)? else {
+            return Ok(Response::Done);
+        };
         if record.record.home.node == from && record.keeper(&me).is_none() {
             if record.replaces(&kept.record) {
                 kept.record = record;
@@ -425,9 +483,11 @@ impl Engine {
 
     /// Mailboxes kept here: for the owner of the node.
     pub(crate) fn kept_count(&self) -> Result<(u64, u64)> {
-        Ok(self.db.query_row("SELECT count(*), coalesce(sum(items), 0) FROM kept", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?)
+        Ok(self.db.query_row(
+            "SELECT count(*), coalesce(sum(items), 0) FROM kept",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?)
     }
 }
 
@@ -441,10 +501,7 @@ fn entry_of(record: &NodeRecord) -> KeeperEntry {
 
 /// Pairs of nodes that can be reached at one public IP address: they may stand in one building,
 /// whatever they say.
-fn same_sites(
-    keepers: &[KeeperEntry],
-    candidates: &[Candidate],
-) -> BTreeSet<(NodeId, NodeId)> {
+fn same_sites(keepers: &[KeeperEntry], candidates: &[Candidate]) -> BTreeSet<(NodeId, NodeId)> {
     let address = |entry: &KeeperEntry| -> BTreeSet<String> {
         entry
             .place

@@ -62,7 +62,9 @@ pub(super) struct Sets {
 impl Engine {
     pub(super) fn kept_mut(&mut self, mailbox: &AccountId) -> Result<Option<&mut Kept>> {
         if !self.kept.contains_key(mailbox) {
-            let Some(loaded) = self.load_kept(mailbox)? else { return Ok(None) };
+            let Some(loaded) = self.load_kept(mailbox)? else {
+                return Ok(None);
+            };
             self.kept.insert(*mailbox, loaded);
         }
         Ok(self.kept.get_mut(mailbox))
@@ -89,11 +91,15 @@ impl Engine {
                     row.get(5)?,
                 ))
             }))?;
-        let Some((contact, record, keys, items, bytes, since)) = row else { return Ok(None) };
+        let Some((contact, record, keys, items, bytes, since)) = row else {
+            return Ok(None);
+        };
         let (Ok(record), Ok(keys)) = (codec::decode(&record), codec::decode(&keys)) else {
             return Ok(None);
         };
-        let Ok(record) = CheckedRecord::check(record) else { return Ok(None) };
+        let Ok(record) = CheckedRecord::check(record) else {
+            return Ok(None);
+        };
         let sets = self.load_sets(mailbox)?;
         Ok(Some(Kept {
             record,
@@ -109,9 +115,9 @@ impl Engine {
     /// The digests of a mailbox's sets, from the store: once, then they are kept up to date.
     pub(super) fn load_sets(&self, mailbox: &AccountId) -> Result<Sets> {
         let mut sets = Sets::default();
-        let mut query = self.db.prepare_cached(
-            "SELECT hash FROM statements WHERE mailbox = ?1 AND lasting < 2",
-        )?;
+        let mut query = self
+            .db
+            .prepare_cached("SELECT hash FROM statements WHERE mailbox = ?1 AND lasting < 2")?;
         let mut rows = query.query(params![mailbox.0])?;
         while let Some(row) = rows.next()? {
             sets.statements.add(&blob(row, 0)?);
@@ -130,7 +136,9 @@ impl Engine {
     }
 
     pub(super) fn store_kept(&mut self, mailbox: AccountId) -> Result<()> {
-        let Some(kept) = self.kept.get(&mailbox) else { return Ok(()) };
+        let Some(kept) = self.kept.get(&mailbox) else {
+            return Ok(());
+        };
         self.db
             .prepare_cached(
                 "INSERT INTO kept (mailbox, contact, record, keys, items, bytes, since)
@@ -157,11 +165,18 @@ impl Engine {
         parcel: CheckedParcel,
         pass_on: &[NodeId],
     ) -> Result<std::result::Result<(), NotAdmitted>> {
-        let CheckedParcel { id, envelope, bytes, seals } = parcel;
+        let CheckedParcel {
+            id,
+            envelope,
+            bytes,
+            seals,
+        } = parcel;
         let sealed = &envelope.sealed;
         let mailbox = sealed.mailbox;
         let (me, now) = (self.me, self.now);
-        let Some(kept) = self.kept_mut(&mailbox)? else { return Ok(Err(NotAdmitted::NotKept)) };
+        let Some(kept) = self.kept_mut(&mailbox)? else {
+            return Ok(Err(NotAdmitted::NotKept));
+        };
         if kept.record.keeper(&me).is_none() {
             return Ok(Err(NotAdmitted::NotKept));
         }
@@ -201,8 +216,19 @@ impl Engine {
         let tag_key = row.map(|(key, _, _)| crypto::Secret(key));
         let share = row.map_or(Usage::default(), |(_, items, bytes)| Usage { items, bytes });
         // What another keeper of this mailbox took under an older record stays welcome.
-        let under = if fellow { sealed.record.min(version) } else { version };
-        if let Err(why) = admit(&envelope, bytes.len(), under, tag_key.as_ref(), usage, share) {
+        let under = if fellow {
+            sealed.record.min(version)
+        } else {
+            version
+        };
+        if let Err(why) = admit(
+            &envelope,
+            bytes.len(),
+            under,
+            tag_key.as_ref(),
+            usage,
+            share,
+        ) {
             return Ok(Err(why));
         }
         if !self.hold_seals(&mailbox, sealed, &seals)? {
@@ -250,7 +276,11 @@ impl Engine {
     }
 
     fn custody(&mut self, from: NodeId, mailbox: AccountId, id: EnvelopeId, expires: Time) {
-        self.step.custody.entry((from, mailbox)).or_default().push((id, expires));
+        self.step
+            .custody
+            .entry((from, mailbox))
+            .or_default()
+            .push((id, expires));
     }
 
     /// Whether every encapsulation that an envelope names is held, with those that came along.
@@ -262,7 +292,11 @@ impl Engine {
     ) -> Result<bool> {
         let named = [Some(sealed.device_seal), sealed.recovery_seal];
         for name in named.into_iter().flatten() {
-            if self.kept.get(mailbox).is_some_and(|kept| kept.seals.contains(&name)) {
+            if self
+                .kept
+                .get(mailbox)
+                .is_some_and(|kept| kept.seals.contains(&name))
+            {
                 continue;
             }
             let held = self
@@ -273,7 +307,9 @@ impl Engine {
                 let given = given
                     .iter()
                     .find(|(given, seal)| *given == name && seal.mailbox == *mailbox);
-                let Some((_, encapsulation)) = given else { return Ok(false) };
+                let Some((_, encapsulation)) = given else {
+                    return Ok(false);
+                };
                 // Kept as long as any envelope that may name it: those of its day, to their date.
                 let expires = self.now.plus(RETENTION_MAX + 2 * CLOCK_AHEAD_MAX + 2 * DAY);
                 self.db
@@ -308,7 +344,9 @@ impl Engine {
         for name in names.chunks_exact(16) {
             let bytes: Option<Vec<u8>> = one(self
                 .db
-                .prepare_cached("SELECT bytes FROM encapsulations WHERE mailbox = ?1 AND name = ?2")?
+                .prepare_cached(
+                    "SELECT bytes FROM encapsulations WHERE mailbox = ?1 AND name = ?2",
+                )?
                 .query_row(params![mailbox.0, name], |row| row.get(0)))?;
             seals.extend(bytes.and_then(|bytes| codec::decode(&bytes).ok()));
         }
@@ -325,7 +363,9 @@ impl Engine {
         seals: Vec<(SealName, Encapsulation)>,
         wanted: &[NodeId],
     ) {
-        let Some(kept) = self.kept.get(&mailbox) else { return };
+        let Some(kept) = self.kept.get(&mailbox) else {
+            return;
+        };
         let home = kept.record.record.home.node;
         let record = &kept.record;
         let reachable: Vec<NodeId> = wanted
@@ -344,8 +384,17 @@ impl Engine {
         self.relays.insert(id, from);
         let seals: Vec<Encapsulation> = seals.into_iter().map(|(_, seal)| seal).collect();
         for node in reachable {
-            let parcels = vec![Parcel { envelope: bytes.clone(), seals: seals.clone() }];
-            self.send(node, &Frame::Put { parcels, pass_on: vec![] });
+            let parcels = vec![Parcel {
+                envelope: bytes.clone(),
+                seals: seals.clone(),
+            }];
+            self.send(
+                node,
+                &Frame::Put {
+                    parcels,
+                    pass_on: vec![],
+                },
+            );
         }
     }
 
@@ -377,12 +426,24 @@ impl Engine {
     /// the commit, like every effect.
     pub(super) fn sign_custody(&mut self) -> Result<()> {
         for ((from, mailbox), items) in std::mem::take(&mut self.step.custody) {
-            let Some(kept) = self.kept_mut(&mailbox)? else { continue };
+            let Some(kept) = self.kept_mut(&mailbox)? else {
+                continue;
+            };
             let record = kept.record.version();
             for chunk in items.chunks(IDS_MAX) {
-                let until = chunk.iter().map(|(_, until)| *until).min().unwrap_or(self.now);
+                let until = chunk
+                    .iter()
+                    .map(|(_, until)| *until)
+                    .min()
+                    .unwrap_or(self.now);
                 let ids = chunk.iter().map(|(id, _)| *id).collect();
-                let receipt = CustodyReceipt { mailbox, record, keeper: self.me, until, ids };
+                let receipt = CustodyReceipt {
+                    mailbox,
+                    record,
+                    keeper: self.me,
+                    until,
+                    ids,
+                };
                 let signed = Signed::sign(&receipt, &self.key);
                 self.send(from, &Frame::Receipts(vec![signed]));
             }
@@ -412,11 +473,7 @@ impl Engine {
     }
 
     /// What owners said: of kept mailboxes, and to own accounts as senders.
-    pub(super) fn statements(
-        &mut self,
-        from: NodeId,
-        list: Vec<Signed<Statement>>,
-    ) -> Result<()> {
+    pub(super) fn statements(&mut self, from: NodeId, list: Vec<Signed<Statement>>) -> Result<()> {
         let mut noted = Vec::with_capacity(list.len());
         for signed in list {
             let hash = signed.hash();
@@ -469,7 +526,9 @@ impl Engine {
         let writers: Vec<AccountId> = self.accounts.keys().copied().collect();
         let mut checked = None;
         for own in writers {
-            let Some(contact) = self.contact(own, account)? else { continue };
+            let Some(contact) = self.contact(own, account)? else {
+                continue;
+            };
             let device = contact.record.device();
             if statement.epoch > contact.record.certificate.epoch {
                 judged = false;
@@ -528,7 +587,10 @@ impl Engine {
                     self.acknowledge(&mailbox, id, row)?;
                 }
             }
-            Action::Grant { capability, tag_key } => {
+            Action::Grant {
+                capability,
+                tag_key,
+            } => {
                 let count: u64 = self
                     .db
                     .prepare_cached("SELECT count(*) FROM capabilities WHERE mailbox = ?1")?
@@ -577,7 +639,9 @@ impl Engine {
             .query_row(params![id.0, mailbox.0], |row| {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             }))?;
-        let Some((row, capability, size)) = live else { return Ok(()) };
+        let Some((row, capability, size)) = live else {
+            return Ok(());
+        };
         self.db
             .prepare_cached("UPDATE envelopes SET hidden = ?2 WHERE id = ?1")?
             .execute(params![row, self.now.0])?;
@@ -621,7 +685,9 @@ impl Engine {
                 .prepare_cached("SELECT bytes FROM statements WHERE hash = ?1")?
                 .query_row(params![hash.0], |row| row.get(0)))?;
             let Some(bytes) = bytes else { continue };
-            let Ok(signed) = codec::decode::<Signed<Statement>>(&bytes) else { continue };
+            let Ok(signed) = codec::decode::<Signed<Statement>>(&bytes) else {
+                continue;
+            };
             if size > 0 && size + bytes.len() > pumasi_protocol::wire::BATCH_BYTES {
                 self.send(to, &Frame::Statements(std::mem::take(&mut batch)));
                 size = 0;
@@ -642,7 +708,12 @@ impl Engine {
         record: Signed<pumasi_protocol::record::AccountRecord>,
         keys: Signed<KeyBundle>,
     ) -> Result<Response> {
-        let no = |why: &str, retry| Ok(Response::No { why: why.to_owned(), retry });
+        let no = |why: &str, retry| {
+            Ok(Response::No {
+                why: why.to_owned(),
+                retry,
+            })
+        };
         let Ok(record) = CheckedRecord::check(record) else {
             return no("the account record does not check out", false);
         };
@@ -691,15 +762,25 @@ impl Engine {
     /// How many more newcomers' mailboxes this node would keep.
     pub(super) fn places_left(&self) -> Result<u32> {
         let taken: u32 =
-            self.db.query_row("SELECT count(*) FROM kept WHERE contact = 0", [], |row| row.get(0))?;
+            self.db
+                .query_row("SELECT count(*) FROM kept WHERE contact = 0", [], |row| {
+                    row.get(0)
+                })?;
         let pending = self
             .step
             .dirty_kept
             .iter()
-            .filter(|id| self.kept.get(id).is_some_and(|kept| !kept.contact && kept.since == self.now))
+            .filter(|id| {
+                self.kept
+                    .get(id)
+                    .is_some_and(|kept| !kept.contact && kept.since == self.now)
+            })
             .count();
         let pending = u32::try_from(pending).unwrap_or(u32::MAX);
-        Ok(self.settings.newcomers.saturating_sub(taken.saturating_add(pending)))
+        Ok(self
+            .settings
+            .newcomers
+            .saturating_sub(taken.saturating_add(pending)))
     }
 
     /// A newer record of a kept account.
@@ -709,13 +790,19 @@ impl Engine {
         keys: Signed<KeyBundle>,
     ) -> Result<Response> {
         let Ok(record) = CheckedRecord::check(record) else {
-            return Ok(Response::No { why: "the record does not check out".into(), retry: false });
+            return Ok(Response::No {
+                why: "the record does not check out".into(),
+                retry: false,
+            });
         };
         self.newer_record_everywhere(&record)?;
         let account = record.account();
         self.hint(&record);
         let Some(kept) = self.kept_mut(&account)? else {
-            return Ok(Response::No { why: "that mailbox is not kept here".into(), retry: false });
+            return Ok(Response::No {
+                why: "that mailbox is not kept here".into(),
+                retry: false,
+            });
         };
         if kept.record.replaces(&record) {
             return Ok(Response::Newer(kept.record.signed.clone()));
@@ -737,7 +824,12 @@ impl Engine {
         capability: CapabilityId,
         tag: [u8; 16],
     ) -> Result<Response> {
-        let no = |why: &str| Ok(Response::No { why: why.to_owned(), retry: true });
+        let no = |why: &str| {
+            Ok(Response::No {
+                why: why.to_owned(),
+                retry: true,
+            })
+        };
         let Some(tag_key) = self.tag_key(&account, &capability)? else {
             return no("that capability is not known here");
         };
@@ -748,11 +840,23 @@ impl Engine {
         if let Some(own) = self.accounts.get_mut(&account) {
             let key = own.ratchet.generate_one_time(1).first().copied();
             let epoch = own.record.certificate.epoch;
-            let one_time =
-                key.map(|key| Signed::sign(&OneTimeKey { account, epoch, key }, &own.device));
+            let one_time = key.map(|key| {
+                Signed::sign(
+                    &OneTimeKey {
+                        account,
+                        epoch,
+                        key,
+                    },
+                    &own.device,
+                )
+            });
             let (record, keys) = (own.record.signed.clone(), own.keys.clone());
             self.step.dirty_ratchets.insert(account);
-            return Ok(Response::Keys { record, keys, one_time });
+            return Ok(Response::Keys {
+                record,
+                keys,
+                one_time,
+            });
         }
         let Some(kept) = self.kept_mut(&account)? else {
             return no("that mailbox is not kept here");
@@ -760,14 +864,21 @@ impl Engine {
         let (record, keys) = (kept.record.signed.clone(), kept.keys.clone());
         let row: Option<(i64, Vec<u8>)> = one(self
             .db
-            .prepare_cached("SELECT id, bytes FROM one_time_keys WHERE mailbox = ?1 ORDER BY id LIMIT 1")?
+            .prepare_cached(
+                "SELECT id, bytes FROM one_time_keys WHERE mailbox = ?1 ORDER BY id LIMIT 1",
+            )?
             .query_row(params![account.0], |row| Ok((row.get(0)?, row.get(1)?))))?;
         let mut one_time = None;
         if let Some((id, bytes)) = row {
-            self.db.execute("DELETE FROM one_time_keys WHERE id = ?1", params![id])?;
+            self.db
+                .execute("DELETE FROM one_time_keys WHERE id = ?1", params![id])?;
             one_time = codec::decode(&bytes).ok();
         }
-        Ok(Response::Keys { record, keys, one_time })
+        Ok(Response::Keys {
+            record,
+            keys,
+            one_time,
+        })
     }
 
     /// One-time keys for this node's own pool.
@@ -778,10 +889,16 @@ impl Engine {
         keys: Vec<Signed<OneTimeKey>>,
     ) -> Result<Response> {
         let Some(kept) = self.kept_mut(&account)? else {
-            return Ok(Response::No { why: "that mailbox is not kept here".into(), retry: false });
+            return Ok(Response::No {
+                why: "that mailbox is not kept here".into(),
+                retry: false,
+            });
         };
         if kept.record.record.home.node != from {
-            return Ok(Response::No { why: "only the owner's node stocks keys".into(), retry: false });
+            return Ok(Response::No {
+                why: "only the owner's node stocks keys".into(),
+                retry: false,
+            });
         }
         let (device, epoch) = (kept.record.device(), kept.record.certificate.epoch);
         let mut count: u32 = self.db.query_row(
@@ -790,7 +907,9 @@ impl Engine {
             |row| row.get(0),
         )?;
         for signed in keys {
-            let Ok(key) = signed.open(&device.0) else { continue };
+            let Ok(key) = signed.open(&device.0) else {
+                continue;
+            };
             if count >= POOL_MAX || key.account != account || key.epoch != epoch {
                 continue;
             }
@@ -824,9 +943,15 @@ impl Engine {
             })?
             .collect::<rusqlite::Result<_>>()?;
         for (row, mailbox, envelope, capability, size, hidden) in expired {
-            self.db.execute("DELETE FROM envelopes WHERE id = ?1", params![row])?;
+            self.db
+                .execute("DELETE FROM envelopes WHERE id = ?1", params![row])?;
             if !hidden {
-                self.left_inbox(&AccountId(mailbox), &EnvelopeId(envelope), &capability, size)?;
+                self.left_inbox(
+                    &AccountId(mailbox),
+                    &EnvelopeId(envelope),
+                    &capability,
+                    size,
+                )?;
             }
         }
         let before = |age: u64| now.saturating_sub(age);
@@ -883,7 +1008,9 @@ impl Engine {
             ),
         ];
         for (sql, limit) in drops {
-            self.db.prepare_cached(sql)?.execute(params![limit, CLEAN_ROWS])?;
+            self.db
+                .prepare_cached(sql)?
+                .execute(params![limit, CLEAN_ROWS])?;
         }
         self.clean_statements(before(RETENTION_MAX + 2 * DAY))?;
         self.trim_events()
@@ -901,12 +1028,16 @@ impl Engine {
             })?
             .collect::<rusqlite::Result<_>>()?;
         for (row, mailbox, hash, _) in old {
-            self.db.execute("DELETE FROM acknowledged WHERE statement = ?1", params![row])?;
+            self.db.execute(
+                "DELETE FROM acknowledged WHERE statement = ?1",
+                params![row],
+            )?;
             self.db.execute(
                 "DELETE FROM outbox WHERE kind = 1 AND item = ?1",
                 params![row],
             )?;
-            self.db.execute("DELETE FROM statements WHERE id = ?1", params![row])?;
+            self.db
+                .execute("DELETE FROM statements WHERE id = ?1", params![row])?;
             let sets = match self.kept.get_mut(&AccountId(mailbox)) {
                 Some(kept) => Some(&mut kept.sets),
                 None => self.due.own_sets.get_mut(&AccountId(mailbox)),

@@ -10,11 +10,11 @@ use pumasi_protocol::line::{
     Entry, EntryFault, EntryRecord, EquivocationProof, IouRecord, IouStatus, Known, Line,
     MAX_ACCEPT, Operation, Refusal, Stamp, line_id,
 };
+use pumasi_protocol::mailbox::CustodyReceipt;
 use pumasi_protocol::record::CheckedRecord;
 use pumasi_protocol::types::{
     AccountId, Amount, EnvelopeId, Hash, LineId, MessageId, NodeId, PaymentId, Unit,
 };
-use pumasi_protocol::mailbox::CustodyReceipt;
 use pumasi_protocol::wire::Frame;
 use rusqlite::params;
 
@@ -79,7 +79,9 @@ impl Engine {
     }
 
     pub(super) fn store_line(&mut self, account: AccountId, id: LineId) -> Result<()> {
-        let Some(line) = self.lines.get(&(account, id)) else { return Ok(()) };
+        let Some(line) = self.lines.get(&(account, id)) else {
+            return Ok(());
+        };
         self.db
             .prepare_cached(
                 "INSERT INTO lines (account, line, contact, unit, state) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -96,7 +98,10 @@ impl Engine {
     }
 
     fn stamp(&self, account: &AccountId) -> Result<Stamp> {
-        Ok(Stamp { certificate: self.own(account)?.certificate(), now: self.now })
+        Ok(Stamp {
+            certificate: self.own(account)?.certificate(),
+            now: self.now,
+        })
     }
 
     /// Sets how much a contact may owe.
@@ -132,7 +137,10 @@ impl Engine {
         let contact = self.find_contact(account, who)?;
         let stamp = self.stamp(account)?;
         let id = line_id(*account, contact, &unit);
-        let entry = self.known_line(*account, id)?.propose_close(stamp).map_err(refused)?;
+        let entry = self
+            .known_line(*account, id)?
+            .propose_close(stamp)
+            .map_err(refused)?;
         self.sign_entry(*account, &entry)?;
         self.credit_changed(account, id)
     }
@@ -171,9 +179,16 @@ impl Engine {
         }
         let contact = self.find_contact(account, who)?;
         let payment = PaymentId(crypto::hash("payment", &[&account.0, key.as_bytes()]).0);
-        let request: [&[u8]; 4] =
-            [&contact.0, unit.as_str().as_bytes(), &amount.0.to_be_bytes(), note.as_bytes()];
-        if self.answered_before(account, "payment", Some(key), &request)?.is_some() {
+        let request: [&[u8]; 4] = [
+            &contact.0,
+            unit.as_str().as_bytes(),
+            &amount.0.to_be_bytes(),
+            note.as_bytes(),
+        ];
+        if self
+            .answered_before(account, "payment", Some(key), &request)?
+            .is_some()
+        {
             return read::payment(&self.db, account, &payment.to_string());
         }
         self.check_room(account)?;
@@ -198,7 +213,10 @@ impl Engine {
         let known = self.lookup(account, entry, hash)?;
         let line = self.known_line(account, entry.line)?;
         let received = line.receive(entry, hash, &known).map_err(|fault| {
-            Error::new(ErrorKind::Internal, format!("an own entry does not apply: {fault}"))
+            Error::new(
+                ErrorKind::Internal,
+                format!("an own entry does not apply: {fault}"),
+            )
         })?;
         self.apply(account, entry, &signed, hash, received, None)?;
         self.send_entry(account, entry.counterparty, &signed)
@@ -206,7 +224,9 @@ impl Engine {
 
     /// What the rules need to know of the store for an entry.
     fn lookup(&mut self, account: AccountId, entry: &Entry, _hash: Hash) -> Result<Known> {
-        let Some(line) = self.line(account, entry.line)? else { return Ok(Known::default()) };
+        let Some(line) = self.line(account, entry.line)? else {
+            return Ok(Known::default());
+        };
         let needs = line.needs(entry);
         let mut known = Known::default();
         for id in needs.ious {
@@ -221,16 +241,19 @@ impl Engine {
                     "SELECT hash FROM entries WHERE account = ?1 AND chain = ?2 AND sequence = ?3
                        AND applied IS NOT NULL",
                 )?
-                .query_map(params![account.0, entry.chain().0, number(entry.sequence)], |row| {
-                    blob(row, 0)
-                })?
+                .query_map(
+                    params![account.0, entry.chain().0, number(entry.sequence)],
+                    |row| blob(row, 0),
+                )?
                 .map(|hash| hash.map(Hash))
                 .collect::<rusqlite::Result<_>>()?;
             let previous: Option<Option<Vec<u8>>> = one(self
                 .db
                 .prepare_cached("SELECT applied FROM entries WHERE account = ?1 AND hash = ?2")?
                 .query_row(params![account.0, entry.previous.0], |row| row.get(0)))?;
-            known.previous = previous.flatten().and_then(|bytes| codec::decode(&bytes).ok());
+            known.previous = previous
+                .flatten()
+                .and_then(|bytes| codec::decode(&bytes).ok());
         }
         Ok(known)
     }
@@ -248,7 +271,9 @@ impl Engine {
                 "SELECT record FROM ious
                  WHERE account = ?1 AND line = ?2 AND debtor = ?3 AND payment = ?4",
             )?
-            .query_row(params![account.0, line.0, debtor.0, payment.0], |row| row.get(0)))?;
+            .query_row(params![account.0, line.0, debtor.0, payment.0], |row| {
+                row.get(0)
+            }))?;
         bytes
             .map(|bytes| {
                 codec::decode(&bytes)
@@ -269,7 +294,11 @@ impl Engine {
     ) -> Result<()> {
         let id = entry.line;
         let mine = entry.author == account;
-        let contact = if mine { entry.counterparty } else { entry.author };
+        let contact = if mine {
+            entry.counterparty
+        } else {
+            entry.author
+        };
         self.store_entry(account, entry, signed, hash, Some(&received.entry))?;
         let reason = match &entry.operation {
             Operation::Decline { reason, .. } => Some(read::decline_reason(*reason)),
@@ -309,7 +338,11 @@ impl Engine {
                 self.step.answers.insert((account, id));
             }
         }
-        if matches!(entry.operation, Operation::Limit { .. } | Operation::Close { .. }) && !mine {
+        if matches!(
+            entry.operation,
+            Operation::Limit { .. } | Operation::Close { .. }
+        ) && !mine
+        {
             self.credit_changed(&account, id)?;
         }
         for (payment, status) in answered {
@@ -402,7 +435,9 @@ impl Engine {
         let entry = self.known_contact(account, contact)?;
         let certificate = entry.record.record.certificate.hash();
         let device = entry.record.device();
-        let Ok(entry) = signed.open(&device.0) else { return Ok(false) };
+        let Ok(entry) = signed.open(&device.0) else {
+            return Ok(false);
+        };
         if entry.author != contact || entry.counterparty != account || entry.check().is_err() {
             return Ok(false);
         }
@@ -435,7 +470,10 @@ impl Engine {
         envelope: Option<EnvelopeId>,
     ) -> Result<bool> {
         let known = self.lookup(account, entry, hash)?;
-        match self.known_line(account, entry.line)?.receive(entry, hash, &known) {
+        match self
+            .known_line(account, entry.line)?
+            .receive(entry, hash, &known)
+        {
             Ok(received) => {
                 self.apply(account, entry, signed, hash, received, envelope)?;
                 Ok(true)
@@ -481,11 +519,17 @@ impl Engine {
                 .collect::<rusqlite::Result<_>>()?;
             let mut moved = false;
             for bytes in waiting {
-                let Ok(signed) = codec::decode::<Signed<Entry>>(&bytes) else { continue };
-                let Ok(entry) = signed.unverified() else { continue };
+                let Ok(signed) = codec::decode::<Signed<Entry>>(&bytes) else {
+                    continue;
+                };
+                let Ok(entry) = signed.unverified() else {
+                    continue;
+                };
                 let hash = signed.hash();
                 let known = self.lookup(account, &entry, hash)?;
-                let decided = self.known_line(account, line)?.receive(&entry, hash, &known);
+                let decided = self
+                    .known_line(account, line)?
+                    .receive(&entry, hash, &known);
                 if let Ok(received) = decided {
                     self.apply(account, &entry, &signed, hash, received, None)?;
                     moved = true;
@@ -510,7 +554,10 @@ impl Engine {
             }
             for (iou, reason) in answers.decline {
                 let stamp = self.stamp(&account)?;
-                match self.known_line(account, id)?.propose_decline(stamp, iou, reason) {
+                match self
+                    .known_line(account, id)?
+                    .propose_decline(stamp, iou, reason)
+                {
                     Ok(entry) => self.sign_entry(account, &entry)?,
                     Err(refusal) => tracing::warn!(%refusal, "an IOU cannot be declined"),
                 }
@@ -560,12 +607,25 @@ impl Engine {
     /// Asks the keepers of an own account to sign again for IOUs that came, so that the payee sees
     /// whether the debt is safe.
     fn ask_attestation(&mut self, account: AccountId, ids: &[EnvelopeId]) {
-        let Some(own) = self.accounts.get(&account) else { return };
-        let keepers: Vec<NodeId> =
-            own.record.record.keepers.iter().map(|keeper| keeper.place.node).collect();
+        let Some(own) = self.accounts.get(&account) else {
+            return;
+        };
+        let keepers: Vec<NodeId> = own
+            .record
+            .record
+            .keepers
+            .iter()
+            .map(|keeper| keeper.place.node)
+            .collect();
         for keeper in keepers {
             if self.peers.get(&keeper).is_some_and(|peer| peer.connected) {
-                self.send(keeper, &Frame::Attest { mailbox: account, ids: ids.to_vec() });
+                self.send(
+                    keeper,
+                    &Frame::Attest {
+                        mailbox: account,
+                        ids: ids.to_vec(),
+                    },
+                );
             }
         }
     }
@@ -606,11 +666,15 @@ impl Engine {
                 "SELECT i.keeper, r.until FROM receipt_items i JOIN receipts r ON r.id = i.receipt
                  WHERE i.account = ?1 AND i.message = ?2",
             )?
-            .query_map(params![account.0, message.0], |row| Ok((blob(row, 0)?, row.get(1)?)))?
+            .query_map(params![account.0, message.0], |row| {
+                Ok((blob(row, 0)?, row.get(1)?))
+            })?
             .collect::<rusqlite::Result<_>>()?;
         let mut holders = Holders::default();
         for (keeper, until) in rows {
-            holders.0.insert(NodeId(keeper), pumasi_protocol::types::Time(until));
+            holders
+                .0
+                .insert(NodeId(keeper), pumasi_protocol::types::Time(until));
         }
         holders.0.insert(receipt.keeper, receipt.until);
         let (state, buildings, until) = holders.prove(&record);

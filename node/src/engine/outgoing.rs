@@ -65,8 +65,9 @@ impl Holders {
         let mut per_building: BTreeMap<String, Time> = BTreeMap::new();
         for keeper in &record.record.keepers {
             if let Some(until) = self.0.get(&keeper.place.node) {
-                let slot =
-                    per_building.entry(pumasi_protocol::record::normal(&keeper.building)).or_default();
+                let slot = per_building
+                    .entry(pumasi_protocol::record::normal(&keeper.building))
+                    .or_default();
                 *slot = (*slot).max(*until);
             }
         }
@@ -109,7 +110,10 @@ impl Engine {
         if text.len() > TEXT_MAX {
             return Err(Error::new(
                 ErrorKind::TooLarge,
-                format!("the text is {} bytes long; at most {TEXT_MAX} are allowed", text.len()),
+                format!(
+                    "the text is {} bytes long; at most {TEXT_MAX} are allowed",
+                    text.len()
+                ),
             ));
         }
         if text.is_empty() {
@@ -171,7 +175,9 @@ impl Engine {
         if self.due.under_way.get(account).copied().unwrap_or(0) >= UNDER_WAY_MAX {
             return Err(Error::new(
                 ErrorKind::Busy,
-                format!("{UNDER_WAY_MAX} items wait for other nodes: try again when some have left"),
+                format!(
+                    "{UNDER_WAY_MAX} items wait for other nodes: try again when some have left"
+                ),
             ));
         }
         Ok(())
@@ -184,7 +190,12 @@ impl Engine {
         contact: AccountId,
         body: Body,
     ) -> Result<()> {
-        let content = Content { sender: account, recipient: contact, time: self.now, body };
+        let content = Content {
+            sender: account,
+            recipient: contact,
+            time: self.now,
+            body,
+        };
         let bytes = codec::encode(&content);
         let message = Content::id_of(&bytes);
         self.dispatch(account, contact, message, CONTENT, bytes)
@@ -261,16 +272,26 @@ impl Engine {
         let epoch = own.record.certificate.epoch;
         let damaged = || Error::new(ErrorKind::Storage, "a stored sending is damaged");
         let payload = if kind == CONTENT {
-            let letter = Letter { content: payload.into(), key: key_commitment(&content_key) };
-            Payload::Letter { epoch, letter: Signed::sign(&letter, &own.device) }
+            let letter = Letter {
+                content: payload.into(),
+                key: key_commitment(&content_key),
+            };
+            Payload::Letter {
+                epoch,
+                letter: Signed::sign(&letter, &own.device),
+            }
         } else {
-            Payload::Entry { epoch, entry: codec::decode(&payload).map_err(|_| damaged())? }
+            Payload::Entry {
+                epoch,
+                entry: codec::decode(&payload).map_err(|_| damaged())?,
+            }
         };
         let now = self.now;
         let entry = self.known_contact(account, contact)?;
-        let (Some(device), Some(recovery)) =
-            (entry.secrets.device_seal.clone(), entry.secrets.recovery_seal.clone())
-        else {
+        let (Some(device), Some(recovery)) = (
+            entry.secrets.device_seal.clone(),
+            entry.secrets.recovery_seal.clone(),
+        ) else {
             return Ok(());
         };
         let ratchet_message = match entry.sessions.encrypt(&content_key.0) {
@@ -312,7 +333,12 @@ impl Engine {
             .prepare_cached(
                 "UPDATE outgoing SET envelope = ?2, bytes = ?3, receipts = ?4 WHERE id = ?1",
             )?
-            .execute(params![id, envelope.0, bytes, codec::encode(&Holders::default())])?;
+            .execute(params![
+                id,
+                envelope.0,
+                bytes,
+                codec::encode(&Holders::default())
+            ])?;
         let bytes = Bytes(bytes);
         for node in targets {
             let outbox = self.queue_for(node, OUTBOX_ENVELOPE, id)?;
@@ -349,8 +375,16 @@ impl Engine {
         };
         let stale = |seal: &Option<DaySeal>| seal.as_ref().is_none_or(|seal| seal.day != day);
         let wanted = [
-            (SealFor::Device, &bundle.device_seal, stale(&entry.secrets.device_seal)),
-            (SealFor::Recovery, &bundle.recovery_seal, stale(&entry.secrets.recovery_seal)),
+            (
+                SealFor::Device,
+                &bundle.device_seal,
+                stale(&entry.secrets.device_seal),
+            ),
+            (
+                SealFor::Recovery,
+                &bundle.recovery_seal,
+                stale(&entry.secrets.recovery_seal),
+            ),
         ];
         let mut agreed = Vec::new();
         for ((for_key, public, needed), random) in wanted.into_iter().zip(random) {
@@ -359,8 +393,18 @@ impl Engine {
             }
             match seal::agree(public, for_key, &contact, &account, &random) {
                 Ok((encapsulation, key)) => {
-                    let seal = SealKey { name: encapsulation.name(), key };
-                    agreed.push((for_key, DaySeal { day, seal, encapsulation }));
+                    let seal = SealKey {
+                        name: encapsulation.name(),
+                        key,
+                    };
+                    agreed.push((
+                        for_key,
+                        DaySeal {
+                            day,
+                            seal,
+                            encapsulation,
+                        },
+                    ));
                 }
                 Err(error) => {
                     tracing::warn!(%contact, %error, "a contact's seal key cannot be used");
@@ -479,7 +523,9 @@ impl Engine {
     pub(super) fn put(&mut self, node: NodeId, parcels: Vec<Parcelled>) {
         let pass_on = self.unreachable_targets(&parcels);
         let now = self.now;
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return;
+        };
         let mut frames: Vec<Vec<Parcel>> = vec![vec![]];
         let mut size = 0;
         for parcel in parcels {
@@ -501,12 +547,21 @@ impl Engine {
             }
             size += bytes;
             if let Some(frame) = frames.last_mut() {
-                frame.push(Parcel { envelope: parcel.bytes, seals });
+                frame.push(Parcel {
+                    envelope: parcel.bytes,
+                    seals,
+                });
             }
         }
         for parcels in frames {
             if !parcels.is_empty() {
-                self.send(node, &Frame::Put { parcels, pass_on: pass_on.clone() });
+                self.send(
+                    node,
+                    &Frame::Put {
+                        parcels,
+                        pass_on: pass_on.clone(),
+                    },
+                );
             }
         }
     }
@@ -515,7 +570,9 @@ impl Engine {
     fn unreachable_targets(&self, parcels: &[Parcelled]) -> Vec<NodeId> {
         let mut list = BTreeSet::new();
         for parcel in parcels.iter().take(1) {
-            let Ok(envelope) = codec::decode::<Envelope>(&parcel.bytes) else { continue };
+            let Ok(envelope) = codec::decode::<Envelope>(&parcel.bytes) else {
+                continue;
+            };
             let mailbox = envelope.sealed.mailbox;
             let record = self
                 .contacts
@@ -535,7 +592,10 @@ impl Engine {
     /// Sends what waits for a node, as far as the window allows.
     pub(super) fn pump(&mut self, node: NodeId) -> Result<()> {
         loop {
-            let Some(peer) = self.peers.get(&node).filter(|peer| peer.connected && peer.backlog)
+            let Some(peer) = self
+                .peers
+                .get(&node)
+                .filter(|peer| peer.connected && peer.backlog)
             else {
                 return Ok(());
             };
@@ -563,7 +623,9 @@ impl Engine {
                     parcels.push(parcel);
                 }
             }
-            let Some(peer) = self.peers.get_mut(&node) else { return Ok(()) };
+            let Some(peer) = self.peers.get_mut(&node) else {
+                return Ok(());
+            };
             match last {
                 Some(last) => peer.cursor = last,
                 None => peer.backlog = false,
@@ -581,10 +643,17 @@ impl Engine {
                  WHERE id = ?1 AND envelope IS NOT NULL",
             )?
             .query_row(params![outgoing], |row| {
-                Ok((blob(row, 0)?, row.get::<_, Vec<u8>>(1)?, blob(row, 2)?, blob(row, 3)?))
+                Ok((
+                    blob(row, 0)?,
+                    row.get::<_, Vec<u8>>(1)?,
+                    blob(row, 2)?,
+                    blob(row, 3)?,
+                ))
             }))?;
         let Some((envelope, bytes, account, contact)) = row else {
-            self.db.prepare_cached("DELETE FROM outbox WHERE id = ?1")?.execute(params![outbox])?;
+            self.db
+                .prepare_cached("DELETE FROM outbox WHERE id = ?1")?
+                .execute(params![outbox])?;
             return Ok(None);
         };
         let seals = self.seals_of(AccountId(account), AccountId(contact), &bytes)?;
@@ -605,9 +674,16 @@ impl Engine {
         contact: AccountId,
         bytes: &[u8],
     ) -> Result<Vec<(SealName, Encapsulation)>> {
-        let Ok(envelope) = codec::decode::<Envelope>(bytes) else { return Ok(vec![]) };
-        let Some(entry) = self.contact(account, contact)? else { return Ok(vec![]) };
-        let named = [Some(envelope.sealed.device_seal), envelope.sealed.recovery_seal];
+        let Ok(envelope) = codec::decode::<Envelope>(bytes) else {
+            return Ok(vec![]);
+        };
+        let Some(entry) = self.contact(account, contact)? else {
+            return Ok(vec![]);
+        };
+        let named = [
+            Some(envelope.sealed.device_seal),
+            envelope.sealed.recovery_seal,
+        ];
         let held = [&entry.secrets.device_seal, &entry.secrets.recovery_seal];
         Ok(held
             .into_iter()
@@ -624,7 +700,9 @@ impl Engine {
         receipts: Vec<(CustodyReceipt, Signed<CustodyReceipt>)>,
     ) -> Result<()> {
         for (mut receipt, signed) in receipts {
-            receipt.until = receipt.until.min(self.now.plus(RETENTION_MAX + CLOCK_AHEAD_MAX));
+            receipt.until = receipt
+                .until
+                .min(self.now.plus(RETENTION_MAX + CLOCK_AHEAD_MAX));
             self.relay_receipt(from, &receipt, &signed);
             if let Some(peer) = self.peers.get_mut(&receipt.keeper) {
                 peer.progress = self.now;
@@ -703,15 +781,17 @@ impl Engine {
                     row.get(6)?,
                 ))
             }))?;
-        Ok(row.map(|(id, account, contact, message, kind, receipts, delivered)| UnderWay {
-            id,
-            account: AccountId(account),
-            contact: AccountId(contact),
-            message: MessageId(message),
-            kind,
-            holders: codec::decode(&receipts).unwrap_or_default(),
-            delivered,
-        }))
+        Ok(row.map(
+            |(id, account, contact, message, kind, receipts, delivered)| UnderWay {
+                id,
+                account: AccountId(account),
+                contact: AccountId(contact),
+                message: MessageId(message),
+                kind,
+                holders: codec::decode(&receipts).unwrap_or_default(),
+                delivered,
+            },
+        ))
     }
 
     fn one_receipt(&mut self, mut sending: UnderWay, receipt: &CustodyReceipt) -> Result<()> {
@@ -747,7 +827,9 @@ impl Engine {
     /// The recipient's device signed that envelopes reached it.
     pub(super) fn delivered(&mut self, contact: AccountId, ids: &[EnvelopeId]) -> Result<()> {
         for id in ids {
-            let Some(mut sending) = self.under_way(id)? else { continue };
+            let Some(mut sending) = self.under_way(id)? else {
+                continue;
+            };
             if sending.contact != contact {
                 continue;
             }
@@ -822,11 +904,15 @@ impl Engine {
             .query_row(params![account.0, message.0], |row| {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
             }))?;
-        let Some((code, safe, known_buildings, kind)) = row else { return Ok(()) };
+        let Some((code, safe, known_buildings, kind)) = row else {
+            return Ok(());
+        };
         let before = State::from_code(code);
         // Delivered says nothing about keepers: `safe` rises by receipts alone.
         let now_safe = safe || until.is_some();
-        let buildings = u32::try_from(buildings).unwrap_or(u32::MAX).max(known_buildings);
+        let buildings = u32::try_from(buildings)
+            .unwrap_or(u32::MAX)
+            .max(known_buildings);
         let after = before.max(state);
         if after == before && now_safe == safe && buildings == known_buildings {
             return Ok(());
@@ -864,11 +950,14 @@ impl Engine {
         for kind in news {
             self.event(Some(account), kind, &view)?;
         }
-        if kind == read::IOU && now_safe && !safe
-            && let Some(payment) = &view.payment {
-                let payment = read::payment(&self.db, &account, payment)?;
-                self.event(Some(account), "payment.safe", &payment)?;
-            }
+        if kind == read::IOU
+            && now_safe
+            && !safe
+            && let Some(payment) = &view.payment
+        {
+            let payment = read::payment(&self.db, &account, payment)?;
+            self.event(Some(account), "payment.safe", &payment)?;
+        }
         Ok(())
     }
 
@@ -881,9 +970,13 @@ impl Engine {
     ) -> Result<()> {
         for item in &items {
             tracing::debug!(node = ?from, envelope = ?item.id, why = %item.why, "envelope refused");
-            let Some(peer) = self.peers.get_mut(&from) else { continue };
+            let Some(peer) = self.peers.get_mut(&from) else {
+                continue;
+            };
             peer.progress = self.now;
-            let Some(outbox) = peer.inflight.remove(&item.id) else { continue };
+            let Some(outbox) = peer.inflight.remove(&item.id) else {
+                continue;
+            };
             match item.why {
                 NotAdmitted::MissingSeals => {
                     peer.seals.clear();
@@ -929,7 +1022,9 @@ impl Engine {
                 "SELECT request, result FROM idempotency
                  WHERE account = ?1 AND scope = ?2 AND key = ?3",
             )?
-            .query_row(params![account.0, scope, key], |row| Ok((blob(row, 0)?, blob(row, 1)?))))?;
+            .query_row(params![account.0, scope, key], |row| {
+                Ok((blob(row, 0)?, blob(row, 1)?))
+            }))?;
         match row {
             None => Ok(None),
             Some((hash, result)) if hash == request_hash(request) => Ok(Some(result)),
@@ -954,7 +1049,14 @@ impl Engine {
                 "INSERT INTO idempotency (account, scope, key, request, result, time)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?
-            .execute(params![account.0, scope, key, request_hash(request), result, self.now.0])?;
+            .execute(params![
+                account.0,
+                scope,
+                key,
+                request_hash(request),
+                result,
+                self.now.0
+            ])?;
         Ok(())
     }
 

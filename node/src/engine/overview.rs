@@ -40,12 +40,23 @@ impl Engine {
                 0 => Err(no_account()),
                 _ => Err(Error::new(
                     ErrorKind::Ambiguous,
-                    format!("several accounts are on this node ({}): name one", self.names()),
+                    format!(
+                        "several accounts are on this node ({}): name one",
+                        self.names()
+                    ),
                 )),
             };
         };
-        let by_id = which.parse::<AccountId>().ok().filter(|id| self.accounts.contains_key(id));
-        let by_name = || self.accounts.values().find(|own| own.name == which).map(|own| own.id());
+        let by_id = which
+            .parse::<AccountId>()
+            .ok()
+            .filter(|id| self.accounts.contains_key(id));
+        let by_name = || {
+            self.accounts
+                .values()
+                .find(|own| own.name == which)
+                .map(|own| own.id())
+        };
         by_id.or_else(by_name).ok_or_else(|| {
             let names = self.names();
             let shown: String = which.chars().take(80).collect();
@@ -58,15 +69,26 @@ impl Engine {
     }
 
     fn names(&self) -> String {
-        let names: Vec<String> = self.account_views().into_iter().map(|view| view.name).collect();
+        let names: Vec<String> = self
+            .account_views()
+            .into_iter()
+            .map(|view| view.name)
+            .collect();
         names.join(", ")
     }
 
     /// The line with a contact.
-    pub(crate) fn line_of(&mut self, account: &AccountId, who: &str, unit: &str) -> Result<LineView> {
+    pub(crate) fn line_of(
+        &mut self,
+        account: &AccountId,
+        who: &str,
+        unit: &str,
+    ) -> Result<LineView> {
         let unit: Unit = unit
             .parse()
-            .map_err(|error: pumasi_protocol::types::ParseError| Error::invalid(error.to_string()))?;
+            .map_err(|error: pumasi_protocol::types::ParseError| {
+                Error::invalid(error.to_string())
+            })?;
         let contact = self.find_contact(account, who)?;
         self.line_view(account, line_id(*account, contact, &unit))
     }
@@ -121,9 +143,9 @@ impl Engine {
     fn account_status(&self, account: &AccountId) -> Result<AccountStatusView> {
         let keepers = self.keepers_view(account)?;
         let count = |sql: &str| {
-            self.db
-                .prepare_cached(sql)
-                .and_then(|mut query| query.query_row(params![account.0], |row| row.get::<_, u64>(0)))
+            self.db.prepare_cached(sql).and_then(|mut query| {
+                query.query_row(params![account.0], |row| row.get::<_, u64>(0))
+            })
         };
         let mut balances: BTreeMap<String, i128> = BTreeMap::new();
         for line in read::lines(&self.db, account)? {
@@ -142,7 +164,10 @@ impl Engine {
             waiting: count(
                 "SELECT count(*) FROM messages WHERE account = ?1 AND outgoing = 1 AND safe = 0",
             )?,
-            balances: balances.into_iter().map(|(unit, sum)| (unit, sum.to_string())).collect(),
+            balances: balances
+                .into_iter()
+                .map(|(unit, sum)| (unit, sum.to_string()))
+                .collect(),
         })
     }
 
@@ -150,8 +175,12 @@ impl Engine {
     pub(crate) fn peer_views(&self) -> Result<Vec<PeerView>> {
         let rows: Vec<([u8; 32], Vec<u8>)> = self
             .db
-            .prepare_cached("SELECT node, record FROM nodes WHERE expires > ?1 ORDER BY node LIMIT ?2")?
-            .query_map(params![self.now().0, PEERS_SHOWN], |row| Ok((blob(row, 0)?, row.get(1)?)))?
+            .prepare_cached(
+                "SELECT node, record FROM nodes WHERE expires > ?1 ORDER BY node LIMIT ?2",
+            )?
+            .query_map(params![self.now().0, PEERS_SHOWN], |row| {
+                Ok((blob(row, 0)?, row.get(1)?))
+            })?
             .collect::<rusqlite::Result<_>>()?;
         let sessions = self.sessions();
         let blocked: BTreeSet<NodeId> = self.blocked_nodes().into_iter().collect();
@@ -164,11 +193,24 @@ impl Engine {
                 .ok()
                 .and_then(|signed| signed.unverified().ok());
             let connected = sessions.contains(&node);
-            list.push(read::peer_view(node, record.as_ref(), connected, blocked.contains(&node)));
+            list.push(read::peer_view(
+                node,
+                record.as_ref(),
+                connected,
+                blocked.contains(&node),
+            ));
         }
-        for node in sessions.union(&blocked).filter(|node| !shown.contains(node)) {
+        for node in sessions
+            .union(&blocked)
+            .filter(|node| !shown.contains(node))
+        {
             let connected = sessions.contains(node);
-            list.push(read::peer_view(*node, None, connected, blocked.contains(node)));
+            list.push(read::peer_view(
+                *node,
+                None,
+                connected,
+                blocked.contains(node),
+            ));
         }
         list.sort_by_key(|peer| (!peer.connected, peer.building.clone(), peer.node.clone()));
         Ok(list)
@@ -195,13 +237,18 @@ impl Engine {
             params![format!("cursor:{name}")],
             |row| row.get(0),
         ))?;
-        let seq = bytes.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok()).map(u64::from_be_bytes);
+        let seq = bytes
+            .and_then(|bytes| <[u8; 8]>::try_from(bytes).ok())
+            .map(u64::from_be_bytes);
         Ok(match seq {
             Some(seq) => seq,
             // A new subscription begins with what is still kept.
-            None => self
-                .db
-                .query_row("SELECT coalesce(min(seq), 1) - 1 FROM events", [], |row| row.get(0))?,
+            None => {
+                self.db
+                    .query_row("SELECT coalesce(min(seq), 1) - 1 FROM events", [], |row| {
+                        row.get(0)
+                    })?
+            }
         })
     }
 

@@ -87,7 +87,11 @@ impl Peer {
     pub(super) fn may_bring(&mut self, now: Time) -> bool {
         let second = now.0 / SECOND;
         if self.rate.second != second {
-            self.rate = Rate { second, brought: 0, bad: 0 };
+            self.rate = Rate {
+                second,
+                brought: 0,
+                bad: 0,
+            };
         }
         self.rate.brought = self.rate.brought.saturating_add(1);
         self.rate.brought <= BROUGHT_PER_SECOND
@@ -101,7 +105,11 @@ impl Peer {
 
     /// This node as its own peer: frames to itself come straight back.
     pub(super) fn myself() -> Self {
-        Self { connected: true, backlog: true, ..Self::default() }
+        Self {
+            connected: true,
+            backlog: true,
+            ..Self::default()
+        }
     }
 
     /// Whether the node has a seal key; it is counted as given from now on.
@@ -227,8 +235,9 @@ impl Engine {
             .query_map([], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
         for record in records {
-            if let Some(record) =
-                codec::decode(&record).ok().and_then(|signed| CheckedRecord::check(signed).ok())
+            if let Some(record) = codec::decode(&record)
+                .ok()
+                .and_then(|signed| CheckedRecord::check(signed).ok())
             {
                 self.hint(&record);
             }
@@ -243,7 +252,11 @@ impl Engine {
                 self.share(&record);
             }
         }
-        let own: Vec<CheckedRecord> = self.accounts.values().map(|own| own.record.clone()).collect();
+        let own: Vec<CheckedRecord> = self
+            .accounts
+            .values()
+            .map(|own| own.record.clone())
+            .collect();
         for record in own {
             self.hint(&record);
             self.share(&record);
@@ -255,7 +268,10 @@ impl Engine {
             .prepare("SELECT account, count(*) FROM outgoing GROUP BY account")?
             .query_map([], |row| Ok((blob(row, 0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<_>>()?;
-        self.due.under_way = counts.into_iter().map(|(id, count)| (AccountId(id), count)).collect();
+        self.due.under_way = counts
+            .into_iter()
+            .map(|(id, count)| (AccountId(id), count))
+            .collect();
         let nodes: Vec<[u8; 32]> = self
             .db
             .prepare("SELECT DISTINCT node FROM outbox")?
@@ -280,9 +296,10 @@ impl Engine {
             .query_map([], |row| Ok((blob(row, 0)?, blob(row, 1)?, blob(row, 2)?)))?
             .collect::<rusqlite::Result<_>>()?;
         for (envelope, account, message) in unsafe_ious {
-            self.due
-                .attesting
-                .insert(EnvelopeId(envelope), (AccountId(account), MessageId(message)));
+            self.due.attesting.insert(
+                EnvelopeId(envelope),
+                (AccountId(account), MessageId(message)),
+            );
         }
         Ok(())
     }
@@ -310,8 +327,12 @@ impl Engine {
         if !keeps && !own {
             return;
         }
-        let mut nodes: Vec<NodeId> =
-            record.record.keepers.iter().map(|keeper| keeper.place.node).collect();
+        let mut nodes: Vec<NodeId> = record
+            .record
+            .keepers
+            .iter()
+            .map(|keeper| keeper.place.node)
+            .collect();
         nodes.push(record.record.home.node);
         for node in nodes {
             if node == self.me {
@@ -352,7 +373,9 @@ impl Engine {
     fn dial(&mut self, node: NodeId) {
         let addresses = self.addresses(&node);
         let now = self.now;
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return;
+        };
         if addresses.is_empty() {
             peer.next_try = now.plus(5 * SECOND);
             return;
@@ -412,7 +435,9 @@ impl Engine {
 
     pub(super) fn disconnected(&mut self, node: NodeId) {
         let now = self.now;
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return;
+        };
         peer.connected = false;
         peer.dialing = false;
         peer.start_over(now);
@@ -426,7 +451,9 @@ impl Engine {
     pub(super) fn unreachable(&mut self, node: NodeId) {
         let now = self.now;
         let random = self.rng.next_u64();
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(&node) else {
+            return;
+        };
         peer.dialing = false;
         peer.attempts = peer.attempts.saturating_add(1);
         let ceiling = (BACKOFF_FIRST << peer.attempts.min(7)).min(BACKOFF_MAX);
@@ -446,7 +473,14 @@ impl Engine {
         let id = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);
         let until = self.now.plus(ANSWER_WITHIN);
-        self.asked.insert(id, Asked { node, purpose, until });
+        self.asked.insert(
+            id,
+            Asked {
+                node,
+                purpose,
+                until,
+            },
+        );
         self.send(node, &Frame::Request { id, request });
         true
     }
@@ -463,9 +497,11 @@ impl Engine {
                 }
                 Ok(())
             }
-            Arrival::Put { parcels, malformed, pass_on } => {
-                self.put_arrived(from, parcels, malformed, &pass_on)
-            }
+            Arrival::Put {
+                parcels,
+                malformed,
+                pass_on,
+            } => self.put_arrived(from, parcels, malformed, &pass_on),
             Arrival::Receipts(receipts) => self.receipts(from, receipts),
             Arrival::Other(frame) => self.other_frame(from, frame),
         }
@@ -474,8 +510,9 @@ impl Engine {
     fn other_frame(&mut self, from: NodeId, frame: Frame) -> Result<()> {
         match frame {
             Frame::Refused { items, records } => {
-                let records =
-                    records.into_iter().filter_map(|signed| CheckedRecord::check(signed).ok());
+                let records = records
+                    .into_iter()
+                    .filter_map(|signed| CheckedRecord::check(signed).ok());
                 self.refused(from, items, records.collect())
             }
             Frame::Statements(list) => self.statements(from, list),
@@ -516,17 +553,28 @@ impl Engine {
                 };
                 Response::Record(record)
             }
-            Request::Keys { account, capability, tag } => {
-                self.give_keys(from, account, capability, tag)?
-            }
+            Request::Keys {
+                account,
+                capability,
+                tag,
+            } => self.give_keys(from, account, capability, tag)?,
             Request::OneTimeKeys { account, keys } => self.stock_keys(from, account, keys)?,
             Request::Nodes => Response::Nodes(self.some_nodes()?),
-            Request::Digest { mailbox, record: _, statements, envelopes } => {
-                return self.compare_answer(from, mailbox, statements, envelopes).map(Some);
+            Request::Digest {
+                mailbox,
+                record: _,
+                statements,
+                envelopes,
+            } => {
+                return self
+                    .compare_answer(from, mailbox, statements, envelopes)
+                    .map(Some);
             }
-            Request::Reconcile { mailbox, set, message } => {
-                self.reconcile_answer(from, mailbox, set, &message)?
-            }
+            Request::Reconcile {
+                mailbox,
+                set,
+                message,
+            } => self.reconcile_answer(from, mailbox, set, &message)?,
             Request::FetchStatements { mailbox, ids } => {
                 self.fetch_statements(from, mailbox, &ids)?
             }
@@ -547,12 +595,21 @@ impl Engine {
             (Purpose::Stock(account), Response::Stock(count)) => {
                 self.stock_answer(account, node, count)
             }
-            (Purpose::Keys(account, contact), Response::Keys { record, keys, one_time }) => {
-                self.keys_answer(account, contact, record, keys, one_time)
-            }
-            (Purpose::Compare(mailbox), Response::Digest { statements, envelopes }) => {
-                self.compare_result(mailbox, node, statements, envelopes)
-            }
+            (
+                Purpose::Keys(account, contact),
+                Response::Keys {
+                    record,
+                    keys,
+                    one_time,
+                },
+            ) => self.keys_answer(account, contact, record, keys, one_time),
+            (
+                Purpose::Compare(mailbox),
+                Response::Digest {
+                    statements,
+                    envelopes,
+                },
+            ) => self.compare_result(mailbox, node, statements, envelopes),
             (Purpose::Reconcile(mailbox, set), Response::Reconcile(message)) => {
                 self.reconcile_step(mailbox, node, set, &message)
             }
@@ -594,8 +651,9 @@ impl Engine {
             return Ok(None);
         }
         if known.is_none() {
-            let count: u64 =
-                self.db.query_row("SELECT count(*) FROM nodes", [], |row| row.get(0))?;
+            let count: u64 = self
+                .db
+                .query_row("SELECT count(*) FROM nodes", [], |row| row.get(0))?;
             if count >= NODES_KNOWN_MAX {
                 return Ok(Some(false));
             }
@@ -635,9 +693,18 @@ impl Engine {
 
     /// What this node says of itself now.
     pub(super) fn own_node_record(&self) -> Result<Signed<NodeRecord>> {
-        let addresses = self.due.addresses.iter().take(ADDRESSES_MAX).cloned().collect();
+        let addresses = self
+            .due
+            .addresses
+            .iter()
+            .take(ADDRESSES_MAX)
+            .cloned()
+            .collect();
         let record = NodeRecord {
-            place: Place { node: self.me, addresses },
+            place: Place {
+                node: self.me,
+                addresses,
+            },
             operator: self.settings.operator.clone(),
             building: self.settings.building.clone(),
             newcomers: self.places_left()?,
@@ -654,7 +721,11 @@ impl Engine {
 
     /// A node was found on the local network.
     pub(crate) fn found(&mut self, node: NodeId, address: String) {
-        self.due.hints.entry(node).or_default().retain(|known| *known != address);
+        self.due
+            .hints
+            .entry(node)
+            .or_default()
+            .retain(|known| *known != address);
         let hints = self.due.hints.entry(node).or_default();
         hints.insert(0, address);
         hints.truncate(ADDRESSES_MAX);
@@ -690,7 +761,12 @@ impl Engine {
     fn peer_view(&self, node: &NodeId) -> Result<crate::view::PeerView> {
         let record = self.node_record(node)?;
         let connected = self.peers.get(node).is_some_and(|peer| peer.connected);
-        Ok(read::peer_view(*node, record.as_ref(), connected, self.due.blocked.contains(node)))
+        Ok(read::peer_view(
+            *node,
+            record.as_ref(),
+            connected,
+            self.due.blocked.contains(node),
+        ))
     }
 
     /// Sessions now, without this node itself.
@@ -705,7 +781,10 @@ impl Engine {
     /// Continues with a node's queue when its window has room again.
     pub(super) fn pump_soon(&mut self, node: NodeId) -> Result<()> {
         let half = WINDOW / 2;
-        let room = self.peers.get(&node).is_some_and(|peer| peer.inflight.len() < half);
+        let room = self
+            .peers
+            .get(&node)
+            .is_some_and(|peer| peer.inflight.len() < half);
         if room { self.pump(node) } else { Ok(()) }
     }
 
@@ -723,7 +802,8 @@ impl Engine {
                 codec::decode::<Signed<pumasi_protocol::mailbox::Statement>>(&bytes).ok()
             });
             let Some(signed) = signed else {
-                self.db.execute("DELETE FROM outbox WHERE id = ?1", params![outbox])?;
+                self.db
+                    .execute("DELETE FROM outbox WHERE id = ?1", params![outbox])?;
                 continue;
             };
             if let Some(peer) = self.peers.get_mut(&node) {
@@ -743,7 +823,10 @@ impl Engine {
 
     fn noted(&mut self, from: NodeId, hashes: &[Hash]) -> Result<()> {
         for hash in hashes {
-            let row = self.peers.get_mut(&from).and_then(|peer| peer.noting.remove(hash));
+            let row = self
+                .peers
+                .get_mut(&from)
+                .and_then(|peer| peer.noting.remove(hash));
             if let Some(row) = row {
                 self.db
                     .prepare_cached("DELETE FROM outbox WHERE id = ?1")?
@@ -775,10 +858,20 @@ impl Engine {
         for place in places {
             self.due.hints.entry(place.node).or_insert(place.addresses);
         }
-        let tag = crypto::mac(&capability.tag_key().0, "keys", &keys_tag_text(&contact, &me));
-        self.due.wanting_keys.insert((account, contact), now.plus(KEYS_EVERY));
+        let tag = crypto::mac(
+            &capability.tag_key().0,
+            "keys",
+            &keys_tag_text(&contact, &me),
+        );
+        self.due
+            .wanting_keys
+            .insert((account, contact), now.plus(KEYS_EVERY));
         for node in nodes {
-            let request = Request::Keys { account: contact, capability: capability.id(), tag };
+            let request = Request::Keys {
+                account: contact,
+                capability: capability.id(),
+                tag,
+            };
             if self.ask(node, request, Purpose::Keys(account, contact)) {
                 break;
             }
@@ -803,7 +896,9 @@ impl Engine {
             let jitter = self.rng.next_u64() % (PUBLISH_EVERY / 4);
             self.due.publish = now.plus(PUBLISH_EVERY - PUBLISH_EVERY / 8 + jitter);
             let record = self.own_node_record()?;
-            self.step.effects.push(Effect::Publish(codec::encode(&record)));
+            self.step
+                .effects
+                .push(Effect::Publish(codec::encode(&record)));
         }
         if self.due.attest <= now {
             self.due.attest = now.plus(SECOND / 2);
@@ -831,7 +926,9 @@ impl Engine {
             .collect();
         for (account, contact) in due {
             self.due.wanting_keys.remove(&(account, contact));
-            let Some(entry) = self.contact(account, contact)? else { continue };
+            let Some(entry) = self.contact(account, contact)? else {
+                continue;
+            };
             if entry.keys.is_none() || entry.sessions.is_empty() {
                 self.ask_for_keys(account, contact)?;
             }
@@ -875,7 +972,10 @@ impl Engine {
     }
 
     fn asked_for(&self, node: &NodeId) -> bool {
-        self.due.asking_keeper.values().any(|(asked, _)| asked == node)
+        self.due
+            .asking_keeper
+            .values()
+            .any(|(asked, _)| asked == node)
             || self.due.wanting_keys.keys().any(|pair| {
                 self.contacts.get(pair).is_some_and(|contact| {
                     contact.record.record.home.node == *node
@@ -906,7 +1006,10 @@ impl Engine {
             .query_map(params![self.now.0], |row| blob(row, 0))?
             .collect::<rusqlite::Result<_>>()?;
         let missing = SESSIONS_WANTED - sessions.len();
-        let candidates = known.into_iter().map(NodeId).filter(|node| !sessions.contains(node));
+        let candidates = known
+            .into_iter()
+            .map(NodeId)
+            .filter(|node| !sessions.contains(node));
         for node in candidates.take(missing).collect::<Vec<_>>() {
             if !self.due.blocked.contains(&node) {
                 let now = self.now;
@@ -923,7 +1026,13 @@ impl Engine {
     fn pin(&mut self) {
         let mut pins: BTreeSet<NodeId> = BTreeSet::new();
         for own in self.accounts.values() {
-            pins.extend(own.record.record.keepers.iter().map(|keeper| keeper.place.node));
+            pins.extend(
+                own.record
+                    .record
+                    .keepers
+                    .iter()
+                    .map(|keeper| keeper.place.node),
+            );
         }
         for node in pins.clone() {
             self.want(node);
@@ -931,7 +1040,9 @@ impl Engine {
         pins.extend(self.due.sharing.keys().copied());
         if pins != self.due.pins {
             self.due.pins.clone_from(&pins);
-            self.step.effects.push(Effect::Pin(pins.into_iter().collect()));
+            self.step
+                .effects
+                .push(Effect::Pin(pins.into_iter().collect()));
         }
     }
 
@@ -959,6 +1070,9 @@ impl Engine {
         if self.peers.contains_key(node) || self.node_record(node)?.is_some() {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::NotFound, format!("node {node} is not known here")))
+        Err(Error::new(
+            ErrorKind::NotFound,
+            format!("node {node} is not known here"),
+        ))
     }
 }

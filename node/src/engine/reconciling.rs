@@ -44,14 +44,24 @@ impl Engine {
         if let Some(own) = self.accounts.get(mailbox) {
             return Ok(own.record.version());
         }
-        Ok(self.kept_mut(mailbox)?.map(|kept| kept.record.version()).unwrap_or_default())
+        Ok(self
+            .kept_mut(mailbox)?
+            .map(|kept| kept.record.version())
+            .unwrap_or_default())
     }
 
     /// Something new is in a mailbox: the other keepers are asked soon whether they have it.
     pub(super) fn compare_soon(&mut self, mailbox: &AccountId) {
-        let Some(kept) = self.kept.get(mailbox) else { return };
-        let mut nodes: Vec<NodeId> =
-            kept.record.record.keepers.iter().map(|keeper| keeper.place.node).collect();
+        let Some(kept) = self.kept.get(mailbox) else {
+            return;
+        };
+        let mut nodes: Vec<NodeId> = kept
+            .record
+            .record
+            .keepers
+            .iter()
+            .map(|keeper| keeper.place.node)
+            .collect();
         nodes.push(kept.record.record.home.node);
         let at = self.now.plus(FAN_OUT_AFTER);
         for node in nodes {
@@ -67,7 +77,9 @@ impl Engine {
             return Ok(());
         }
         let record = self.version(&mailbox)?;
-        let Some(sets) = self.sets(&mailbox)? else { return Ok(()) };
+        let Some(sets) = self.sets(&mailbox)? else {
+            return Ok(());
+        };
         let request = Request::Digest {
             mailbox,
             record,
@@ -88,7 +100,9 @@ impl Engine {
         if !self.takes_part(&mailbox, &from)? {
             return Ok(no_part());
         }
-        let Some(sets) = self.sets(&mailbox)? else { return Ok(no_part()) };
+        let Some(sets) = self.sets(&mailbox)? else {
+            return Ok(no_part());
+        };
         Ok(Response::Digest {
             statements: sets.statements.hash(sets.statement_count) != statements,
             envelopes: sets.envelopes.hash(sets.envelope_count) != envelopes,
@@ -117,7 +131,11 @@ impl Engine {
 
     fn begin(&mut self, mailbox: AccountId, node: NodeId, set: Set) -> Result<()> {
         let message = self.view(&mailbox, set)?.begin().map_err(internal)?;
-        let request = Request::Reconcile { mailbox, set, message: message.into() };
+        let request = Request::Reconcile {
+            mailbox,
+            set,
+            message: message.into(),
+        };
         self.ask(node, request, Purpose::Reconcile(mailbox, set));
         Ok(())
     }
@@ -135,7 +153,10 @@ impl Engine {
             .db
             .prepare_cached(sql)?
             .query_map(params![mailbox.0], |row| {
-                Ok(Item { time: Time(row.get(0)?), id: blob(row, 1)? })
+                Ok(Item {
+                    time: Time(row.get(0)?),
+                    id: blob(row, 1)?,
+                })
             })?
             .collect::<rusqlite::Result<_>>()?;
         SetView::new(items).map_err(internal)
@@ -153,7 +174,10 @@ impl Engine {
         }
         match self.view(&mailbox, set)?.answer(message) {
             Ok(answer) => Ok(Response::Reconcile(answer.into())),
-            Err(error) => Ok(Response::No { why: error.to_string(), retry: false }),
+            Err(error) => Ok(Response::No {
+                why: error.to_string(),
+                retry: false,
+            }),
         }
     }
 
@@ -180,21 +204,32 @@ impl Engine {
                 self.send_stored_statements(node, &have)?;
                 for chunk in progress.need.chunks(IDS_MAX) {
                     let ids = chunk.iter().copied().map(Hash).collect();
-                    self.ask(node, Request::FetchStatements { mailbox, ids }, Purpose::Fetch);
+                    self.ask(
+                        node,
+                        Request::FetchStatements { mailbox, ids },
+                        Purpose::Fetch,
+                    );
                 }
             }
             Set::Envelopes => {
-                let have: Vec<EnvelopeId> =
-                    progress.have.iter().copied().map(EnvelopeId).collect();
+                let have: Vec<EnvelopeId> = progress.have.iter().copied().map(EnvelopeId).collect();
                 self.send_kept(node, mailbox, &have)?;
                 for chunk in progress.need.chunks(IDS_MAX) {
                     let ids = chunk.iter().copied().map(EnvelopeId).collect();
-                    self.ask(node, Request::FetchEnvelopes { mailbox, ids }, Purpose::Fetch);
+                    self.ask(
+                        node,
+                        Request::FetchEnvelopes { mailbox, ids },
+                        Purpose::Fetch,
+                    );
                 }
             }
         }
         if let Some(next) = progress.next {
-            let request = Request::Reconcile { mailbox, set, message: next.into() };
+            let request = Request::Reconcile {
+                mailbox,
+                set,
+                message: next.into(),
+            };
             self.ask(node, request, Purpose::Reconcile(mailbox, set));
         }
         Ok(())
@@ -270,21 +305,39 @@ impl Engine {
             let length = bytes.len() + seals.len() * 1_300;
             if size > 0 && size + length > BATCH_BYTES {
                 let parcels = std::mem::take(&mut parcels);
-                self.send(to, &Frame::Put { parcels, pass_on: vec![] });
+                self.send(
+                    to,
+                    &Frame::Put {
+                        parcels,
+                        pass_on: vec![],
+                    },
+                );
                 size = 0;
             }
             size += length;
-            parcels.push(Parcel { envelope: bytes.into(), seals });
+            parcels.push(Parcel {
+                envelope: bytes.into(),
+                seals,
+            });
         }
         if !parcels.is_empty() {
-            self.send(to, &Frame::Put { parcels, pass_on: vec![] });
+            self.send(
+                to,
+                &Frame::Put {
+                    parcels,
+                    pass_on: vec![],
+                },
+            );
         }
         Ok(())
     }
 }
 
 fn no_part() -> Response {
-    Response::No { why: "this node has no part in that mailbox".into(), retry: false }
+    Response::No {
+        why: "this node has no part in that mailbox".into(),
+        retry: false,
+    }
 }
 
 fn internal(error: pumasi_protocol::reconcile::ReconcileError) -> Error {

@@ -150,7 +150,9 @@ impl Account {
     /// `NotFound`, `Invalid` for a wrong id.
     pub async fn message(&self, message: &str) -> Result<MessageView> {
         let (id, message) = (self.id, super::parse_message(message)?);
-        self.node.read(move |db| read::message(db, &id, &message)).await
+        self.node
+            .read(move |db| read::message(db, &id, &message))
+            .await
     }
 
     /// A page of a conversation, oldest first; the newest page when neither side is given.
@@ -225,7 +227,13 @@ impl Account {
     /// # Errors
     /// `Invalid` for amount 0 and other wrong arguments, `CreditLimitExceeded` with the detail
     /// `available`, `LineStopped`, `NotFound`, `IdempotencyKeyReused`, `Busy`.
-    pub async fn pay(&self, who: &str, amount: &Money, note: &str, key: &str) -> Result<PaymentView> {
+    pub async fn pay(
+        &self,
+        who: &str,
+        amount: &Money,
+        note: &str,
+        key: &str,
+    ) -> Result<PaymentView> {
         let amount = amount.clone();
         on_engine!(self, who, note, key => |engine, id| engine.pay(&id, &who, &amount, &note, &key))
     }
@@ -236,7 +244,9 @@ impl Account {
     /// `NotFound`, `Invalid` for a wrong id.
     pub async fn payment(&self, payment: &str) -> Result<PaymentView> {
         let (id, payment) = (self.id, payment.to_owned());
-        self.node.read(move |db| read::payment(db, &id, &payment)).await
+        self.node
+            .read(move |db| read::payment(db, &id, &payment))
+            .await
     }
 
     /// A page of payments, newest first.
@@ -245,7 +255,9 @@ impl Account {
     /// `NotFound` or `Invalid` for the page's ids.
     pub async fn payments(&self, page: Page) -> Result<Vec<PaymentView>> {
         let id = self.id;
-        self.node.read(move |db| read::payments(db, &id, &page)).await
+        self.node
+            .read(move |db| read::payments(db, &id, &page))
+            .await
     }
 
     /// Where the mailbox is kept, and what would be lost if a building burned.

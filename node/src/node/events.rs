@@ -25,11 +25,19 @@ pub struct Events {
 impl Events {
     pub(super) async fn open(node: Node, name: &str, account: Option<AccountId>) -> Result<Self> {
         if name.is_empty() || name.len() > NAME_MAX {
-            return Err(Error::invalid(format!("a subscription's name has 1 to {NAME_MAX} bytes")));
+            return Err(Error::invalid(format!(
+                "a subscription's name has 1 to {NAME_MAX} bytes"
+            )));
         }
         let stored = name.to_owned();
         let position = node.ask(move |engine| engine.event_cursor(&stored)).await?;
-        Ok(Self { node, name: name.to_owned(), account, position, page: VecDeque::new() })
+        Ok(Self {
+            node,
+            name: name.to_owned(),
+            account,
+            position,
+            page: VecDeque::new(),
+        })
     }
 
     /// The next event; waits until there is one. Cancel-safe.
@@ -45,8 +53,11 @@ impl Events {
                 return Ok(event);
             }
             let last = *news.borrow_and_update();
-            let query =
-                EventQuery { since: self.position, account: self.account, ..EventQuery::default() };
+            let query = EventQuery {
+                since: self.position,
+                account: self.account,
+                ..EventQuery::default()
+            };
             let events = self.node.events(query).await?;
             if events.is_empty() {
                 // Nothing for this account up to here: look further on from now on.
@@ -64,6 +75,8 @@ impl Events {
     /// `Unavailable` when the node is stopping.
     pub async fn ack(&mut self, seq: u64) -> Result<()> {
         let name = self.name.clone();
-        self.node.ask(move |engine| engine.set_event_cursor(&name, seq)).await
+        self.node
+            .ask(move |engine| engine.set_event_cursor(&name, seq))
+            .await
     }
 }

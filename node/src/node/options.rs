@@ -62,7 +62,10 @@ impl Default for Options {
             data_dir: PathBuf::from("pumasi-data"),
             unlock: Unlock::KeyFile,
             network: "main".into(),
-            listen: vec!["/ip4/0.0.0.0/udp/4040/quic-v1".into(), "/ip4/0.0.0.0/tcp/4040".into()],
+            listen: vec![
+                "/ip4/0.0.0.0/udp/4040/quic-v1".into(),
+                "/ip4/0.0.0.0/tcp/4040".into(),
+            ],
             announce: vec![],
             bootstrap: vec![],
             mdns: true,
@@ -111,8 +114,10 @@ impl Builder {
         self.options.local = true;
         self.options.mdns = false;
         self.options.network = "local".into();
-        self.options.listen =
-            vec!["/ip4/127.0.0.1/udp/0/quic-v1".into(), "/ip4/127.0.0.1/tcp/0".into()];
+        self.options.listen = vec![
+            "/ip4/127.0.0.1/udp/0/quic-v1".into(),
+            "/ip4/127.0.0.1/tcp/0".into(),
+        ];
         self
     }
 

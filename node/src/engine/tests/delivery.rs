@@ -4,8 +4,12 @@ use pumasi_protocol::delivery::State;
 
 use super::network::Net;
 
-const FOUR: [(&str, &str); 4] =
-    [("hana", "pangyo"), ("bora", "anyang"), ("daon", "busan"), ("gaon", "jeju")];
+const FOUR: [(&str, &str); 4] = [
+    ("hana", "pangyo"),
+    ("bora", "anyang"),
+    ("daon", "busan"),
+    ("gaon", "jeju"),
+];
 
 #[test]
 fn a_text_becomes_safe_in_two_buildings_and_is_delivered_and_read() {
@@ -23,7 +27,11 @@ fn a_text_becomes_safe_in_two_buildings_and_is_delivered_and_read() {
     assert_eq!(net.received(1, ids[1], ids[0]), ["안녕"]);
     let me = ids[1];
     let hana_text = ids[0].to_string();
-    assert_eq!(net.call(1, move |engine| engine.mark_read(&me, &hana_text)).unwrap(), 1);
+    assert_eq!(
+        net.call(1, move |engine| engine.mark_read(&me, &hana_text))
+            .unwrap(),
+        1
+    );
     net.run(200);
     assert_eq!(net.message(0, ids[0], &sent.id).state, State::Read);
 }
@@ -34,8 +42,13 @@ fn keepers_stand_in_other_buildings_and_never_at_home() {
     net.settle_keepers(3);
     for member in &net.members {
         for own in member.engine.accounts.values() {
-            let mut buildings: Vec<&str> =
-                own.record.record.keepers.iter().map(|keeper| keeper.building.as_str()).collect();
+            let mut buildings: Vec<&str> = own
+                .record
+                .record
+                .keepers
+                .iter()
+                .map(|keeper| keeper.building.as_str())
+                .collect();
             buildings.sort_unstable();
             buildings.dedup();
             assert_eq!(buildings.len(), 3);
@@ -53,7 +66,10 @@ fn what_waited_at_the_keepers_is_there_when_the_recipient_returns() {
     net.meet(hana, bora);
     net.kill(1);
     let texts: Vec<String> = (0..60).map(|number| format!("text {number}")).collect();
-    let sent: Vec<_> = texts.iter().map(|text| net.send(hana, ids[1], text)).collect();
+    let sent: Vec<_> = texts
+        .iter()
+        .map(|text| net.send(hana, ids[1], text))
+        .collect();
     net.run(2_000);
     for message in &sent {
         let message = net.message(0, ids[0], &message.id);
@@ -94,10 +110,18 @@ fn with_one_keeper_left_nothing_is_called_safe() {
     // Keepers of bora: two of the three others live (hana's own node may be one of them).
     let message = net.message(0, ids[0], &sent.id);
     let alive = [0_usize, 3];
-    let keepers = net.members[1].engine.accounts[&ids[1]].record.record.keepers.clone();
+    let keepers = net.members[1].engine.accounts[&ids[1]]
+        .record
+        .record
+        .keepers
+        .clone();
     let holding = keepers
         .iter()
-        .filter(|keeper| alive.iter().any(|index| net.members[*index].id == keeper.place.node))
+        .filter(|keeper| {
+            alive
+                .iter()
+                .any(|index| net.members[*index].id == keeper.place.node)
+        })
         .count();
     assert_eq!(message.buildings, holding);
     assert_eq!(message.safe, holding >= 2);
@@ -112,7 +136,9 @@ fn a_sender_that_reaches_one_keeper_only_still_gets_safe_proven() {
     net.cut(0, 1);
     net.cut(0, 3);
     let sent = net.send((0, ids[0]), ids[1], "through one door");
-    net.until("safe is proven", 30, |net| net.message(0, ids[0], &sent.id).safe);
+    net.until("safe is proven", 30, |net| {
+        net.message(0, ids[0], &sent.id).safe
+    });
     net.until("it is read at the other end", 30, |net| {
         net.received(1, ids[1], ids[0]) == ["through one door"]
     });
@@ -201,7 +227,9 @@ fn a_lost_session_heals_by_itself() {
         net.received(1, ids[1], ids[0]) == ["one", "three"]
     });
     net.send((1, ids[1]), ids[0], "four");
-    net.until("and back", 60, |net| net.received(0, ids[0], ids[1]) == ["two", "four"]);
+    net.until("and back", 60, |net| {
+        net.received(0, ids[0], ids[1]) == ["two", "four"]
+    });
 }
 
 #[test]
@@ -228,11 +256,20 @@ fn a_gap_is_marked_and_filled_by_asking_the_sender() {
     net.send((0, ids[0]), ids[1], "third");
     net.run(500);
     let shown = net.messages(1, ids[1], ids[0]);
-    assert_eq!(shown.last().map(|message| (message.text.as_str(), message.gap)), Some(("third", 1)));
+    assert_eq!(
+        shown
+            .last()
+            .map(|message| (message.text.as_str(), message.gap)),
+        Some(("third", 1))
+    );
     net.until("the hole is filled", 60, |net| {
         net.received(1, ids[1], ids[0]) == ["first", "second", "third"]
     });
-    assert!(net.messages(1, ids[1], ids[0]).iter().all(|message| message.gap == 0));
+    assert!(
+        net.messages(1, ids[1], ids[0])
+            .iter()
+            .all(|message| message.gap == 0)
+    );
 }
 
 #[test]
@@ -242,11 +279,17 @@ fn the_same_key_gives_the_same_message() {
     net.meet((0, ids[0]), (1, ids[1]));
     let (me, other) = (ids[0], ids[1].to_string());
     let again = other.clone();
-    let first = net.call(0, move |e| e.send_text(&me, &other, "once", Some("k1"))).unwrap();
-    let second = net.call(0, move |e| e.send_text(&me, &again, "once", Some("k1"))).unwrap();
+    let first = net
+        .call(0, move |e| e.send_text(&me, &other, "once", Some("k1")))
+        .unwrap();
+    let second = net
+        .call(0, move |e| e.send_text(&me, &again, "once", Some("k1")))
+        .unwrap();
     assert_eq!(first.id, second.id);
     let other = ids[1].to_string();
-    let error = net.call(0, move |e| e.send_text(&me, &other, "twice", Some("k1"))).unwrap_err();
+    let error = net
+        .call(0, move |e| e.send_text(&me, &other, "twice", Some("k1")))
+        .unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::IdempotencyKeyReused);
     net.run(1_000);
     assert_eq!(net.received(1, ids[1], ids[0]), ["once"]);
@@ -261,13 +304,15 @@ fn a_blocked_contact_reaches_nobody_and_comes_back_when_unblocked() {
     net.run(1_000);
     let (me, other) = (ids[1], ids[0].to_string());
     let who = other.clone();
-    net.call(1, move |engine| engine.block_contact(&me, &who, true)).unwrap();
+    net.call(1, move |engine| engine.block_contact(&me, &who, true))
+        .unwrap();
     net.run(1_000);
     let sent = net.send((0, ids[0]), ids[1], "while blocked");
     net.run(20_000);
     assert_eq!(net.received(1, ids[1], ids[0]), ["before"]);
     assert!(!net.message(0, ids[0], &sent.id).safe);
-    net.call(1, move |engine| engine.block_contact(&me, &other, false)).unwrap();
+    net.call(1, move |engine| engine.block_contact(&me, &other, false))
+        .unwrap();
     net.until("it comes through", 60, |net| {
         net.received(1, ids[1], ids[0]) == ["before", "while blocked"]
     });

@@ -13,8 +13,12 @@ use super::network::Net;
 use crate::check::{self, Fault};
 use crate::engine::Input;
 
-const FOUR: [(&str, &str); 4] =
-    [("hana", "pangyo"), ("bora", "anyang"), ("daon", "busan"), ("gaon", "jeju")];
+const FOUR: [(&str, &str); 4] = [
+    ("hana", "pangyo"),
+    ("bora", "anyang"),
+    ("daon", "busan"),
+    ("gaon", "jeju"),
+];
 
 fn deliver(net: &mut Net, to: usize, from: usize, frame: &Frame) {
     let from = net.members[from].id;
@@ -46,7 +50,11 @@ fn a_receipt_by_somebody_who_is_no_keeper_makes_nothing_safe() {
     let envelope: [u8; 32] = net.members[0]
         .engine
         .db
-        .query_row("SELECT envelope FROM outgoing ORDER BY id DESC LIMIT 1", [], |row| row.get(0))
+        .query_row(
+            "SELECT envelope FROM outgoing ORDER BY id DESC LIMIT 1",
+            [],
+            |row| row.get(0),
+        )
         .unwrap();
     let record = net.members[1].engine.accounts[&ids[1]].record.version();
     for seed in 1..5_u8 {
@@ -58,7 +66,12 @@ fn a_receipt_by_somebody_who_is_no_keeper_makes_nothing_safe() {
             until: Time(u64::MAX),
             ids: vec![EnvelopeId(envelope)],
         };
-        deliver(&mut net, 0, 2, &Frame::Receipts(vec![Signed::sign(&receipt, &key)]));
+        deliver(
+            &mut net,
+            0,
+            2,
+            &Frame::Receipts(vec![Signed::sign(&receipt, &key)]),
+        );
     }
     let message = net.message(0, ids[0], &sent.id);
     // Hana's own node may be one of bora's keepers: one building at the most.
@@ -71,7 +84,10 @@ fn a_receipt_in_a_keepers_name_that_it_did_not_sign_ends_the_session() {
     let key = SigningKey::from_seed(&[9; 32]);
     let receipt = CustodyReceipt {
         mailbox: ids[1],
-        record: pumasi_protocol::record::RecordVersion { epoch: 1, version: 1 },
+        record: pumasi_protocol::record::RecordVersion {
+            epoch: 1,
+            version: 1,
+        },
         keeper: net.members[2].id,
         until: net.now,
         ids: vec![],
@@ -93,9 +109,14 @@ fn an_acknowledgement_by_anybody_but_the_recipient_changes_nothing() {
     let key = SigningKey::from_seed(&[7; 32]);
     let statement = Statement {
         account: ids[1],
-        epoch: net.members[1].engine.accounts[&ids[1]].record.certificate.epoch,
+        epoch: net.members[1].engine.accounts[&ids[1]]
+            .record
+            .certificate
+            .epoch,
         time: net.now,
-        action: Action::Delivered { ids: vec![envelope] },
+        action: Action::Delivered {
+            ids: vec![envelope],
+        },
     };
     let forged = Signed::sign(&statement, &key);
     deliver(&mut net, 0, 3, &Frame::Statements(vec![forged.clone()]));
@@ -116,7 +137,10 @@ fn a_replayed_envelope_is_shown_once_and_a_changed_one_never() {
     net.run(1_000);
     for bytes in stored(&net, 2).into_iter().chain(stored(&net, 3)) {
         let put = |bytes: Vec<u8>| Frame::Put {
-            parcels: vec![Parcel { envelope: bytes.into(), seals: vec![] }],
+            parcels: vec![Parcel {
+                envelope: bytes.into(),
+                seals: vec![],
+            }],
             pass_on: vec![],
         };
         deliver(&mut net, 1, 2, &put(bytes.clone()));
@@ -138,15 +162,25 @@ fn a_stranger_without_an_invitation_leaves_nothing() {
     net.meet((0, ids[0]), (1, ids[1]));
     net.send((0, ids[0]), ids[1], "mine");
     net.run(1_000);
-    let bytes = stored(&net, 2).into_iter().chain(stored(&net, 3)).next().expect("an envelope");
+    let bytes = stored(&net, 2)
+        .into_iter()
+        .chain(stored(&net, 3))
+        .next()
+        .expect("an envelope");
     let envelope: Envelope = codec::decode(&bytes).unwrap();
     let before = stored(&net, 2).len() + stored(&net, 3).len();
     let forged = Envelope::close(
-        pumasi_protocol::envelope::Sealed { created: net.now, ..envelope.sealed },
+        pumasi_protocol::envelope::Sealed {
+            created: net.now,
+            ..envelope.sealed
+        },
         &Secret([1; 32]),
     );
     let frame = Frame::Put {
-        parcels: vec![Parcel { envelope: codec::encode(&forged).into(), seals: vec![] }],
+        parcels: vec![Parcel {
+            envelope: codec::encode(&forged).into(),
+            seals: vec![],
+        }],
         pass_on: vec![],
     };
     for node in 0..4 {
@@ -184,7 +218,9 @@ fn a_frame_of_a_newer_program_is_named_as_such() {
     let (net, _) = Net::with(66, &FOUR);
     let mut bytes = codec::encode(&Frame::Noted(vec![]));
     bytes[0] = 2;
-    let fault = check::frame(net.members[1].id, &bytes, net.now).unwrap_err().to_string();
+    let fault = check::frame(net.members[1].id, &bytes, net.now)
+        .unwrap_err()
+        .to_string();
     assert!(fault.contains("update"), "{fault}");
 }
 
@@ -196,12 +232,20 @@ fn statements_dated_far_ahead_do_not_enter_the_store() {
     let device = SigningKey::from_seed(&device_seed.0);
     let statement = Statement {
         account: ids[1],
-        epoch: net.members[1].engine.accounts[&ids[1]].record.certificate.epoch,
+        epoch: net.members[1].engine.accounts[&ids[1]]
+            .record
+            .certificate
+            .epoch,
         time: Time(u64::MAX),
         action: Action::Delivered { ids: vec![] },
     };
     for node in [0, 2, 3] {
-        deliver(&mut net, node, 1, &Frame::Statements(vec![Signed::sign(&statement, &device)]));
+        deliver(
+            &mut net,
+            node,
+            1,
+            &Frame::Statements(vec![Signed::sign(&statement, &device)]),
+        );
     }
     net.run(1_000);
 }

@@ -91,9 +91,21 @@ impl Net {
         let directory = tempfile::tempdir().unwrap();
         let engine = open(&directory, &settings, self.now, self.rng.next_u64());
         let id = engine.me();
-        self.members.push(Member { engine, id, directory, settings, alive: true });
+        self.members.push(Member {
+            engine,
+            id,
+            directory,
+            settings,
+            alive: true,
+        });
         let index = self.members.len() - 1;
-        self.step(index, vec![Input::Addresses(vec![format!("/ip4/127.0.0.1/tcp/{}", index + 1)])]);
+        self.step(
+            index,
+            vec![Input::Addresses(vec![format!(
+                "/ip4/127.0.0.1/tcp/{}",
+                index + 1
+            )])],
+        );
         index
     }
 
@@ -101,7 +113,8 @@ impl Net {
     pub(super) fn kill(&mut self, index: usize) {
         let id = self.members[index].id;
         self.members[index].alive = false;
-        self.flying.retain(|_, (from, to, _)| *from != id && *to != id);
+        self.flying
+            .retain(|_, (from, to, _)| *from != id && *to != id);
         for other in 0..self.members.len() {
             self.drop_session(index, other);
         }
@@ -118,13 +131,20 @@ impl Net {
         drop(std::mem::replace(&mut member.engine, placeholder));
         member.engine = open(&member.directory, &member.settings, now, seed);
         member.alive = true;
-        self.step(index, vec![Input::Addresses(vec![format!("/ip4/127.0.0.1/tcp/{}", index + 1)])]);
+        self.step(
+            index,
+            vec![Input::Addresses(vec![format!(
+                "/ip4/127.0.0.1/tcp/{}",
+                index + 1
+            )])],
+        );
     }
 
     pub(super) fn account(&mut self, node: usize, name: &str) -> AccountId {
         let name = name.to_owned();
-        let view: NewAccountView =
-            self.call(node, move |engine| engine.create_account(&name)).unwrap();
+        let view: NewAccountView = self
+            .call(node, move |engine| engine.create_account(&name))
+            .unwrap();
         assert_eq!(view.phrase.len(), 24);
         view.account.id.parse().unwrap()
     }
@@ -191,7 +211,10 @@ impl Net {
     }
 
     fn index(&self, id: NodeId) -> usize {
-        self.members.iter().position(|member| member.id == id).expect("a member")
+        self.members
+            .iter()
+            .position(|member| member.id == id)
+            .expect("a member")
     }
 
     pub(super) fn step(&mut self, index: usize, inputs: Vec<Input>) {
@@ -201,7 +224,10 @@ impl Net {
         let mut inputs = inputs;
         let me = self.members[index].id;
         while !inputs.is_empty() {
-            let effects = self.members[index].engine.step(inputs, self.now).expect("the store works");
+            let effects = self.members[index]
+                .engine
+                .step(inputs, self.now)
+                .expect("the store works");
             inputs = Vec::new();
             for effect in effects {
                 match effect {
@@ -235,7 +261,8 @@ impl Net {
         }
         self.bytes += bytes.len() as u64;
         self.number += 1;
-        self.flying.insert((self.now.plus(LATENCY), self.number), (from, to, bytes));
+        self.flying
+            .insert((self.now.plus(LATENCY), self.number), (from, to, bytes));
     }
 
     /// Lets time pass: frames arrive, ticks tick.
@@ -243,7 +270,11 @@ impl Net {
         let end = self.now.plus(millis);
         while self.now < end {
             let next_tick = Time((self.now.0 / TICK + 1) * TICK);
-            let next = self.flying.keys().next().map_or(next_tick, |(at, _)| (*at).min(next_tick));
+            let next = self
+                .flying
+                .keys()
+                .next()
+                .map_or(next_tick, |(at, _)| (*at).min(next_tick));
             self.now = next.max(self.now).min(end);
             while let Some((key, _)) = self.flying.iter().next().map(|(k, v)| (*k, v.0)) {
                 if key.0 > self.now {
@@ -287,17 +318,28 @@ impl Net {
     /// Runs until every account has its keepers.
     pub(super) fn settle_keepers(&mut self, wanted: usize) {
         self.until("keepers are placed", 60, |net| {
-            net.members.iter().filter(|member| member.alive).all(|member| {
-                member.engine.accounts.values().all(|own| own.record.record.keepers.len() >= wanted)
-            })
+            net.members
+                .iter()
+                .filter(|member| member.alive)
+                .all(|member| {
+                    member
+                        .engine
+                        .accounts
+                        .values()
+                        .all(|own| own.record.record.keepers.len() >= wanted)
+                })
         });
         self.run(1_000);
     }
 
     /// Two accounts become contacts, each under the other's name.
     pub(super) fn meet(&mut self, a: (usize, AccountId), b: (usize, AccountId)) {
-        let link = self.call(a.0, move |engine| engine.invite(&a.1, None)).unwrap().link;
-        self.call(b.0, move |engine| engine.add_contact(&b.1, &link, None)).unwrap();
+        let link = self
+            .call(a.0, move |engine| engine.invite(&a.1, None))
+            .unwrap()
+            .link;
+        self.call(b.0, move |engine| engine.add_contact(&b.1, &link, None))
+            .unwrap();
         self.until("both are active contacts", 60, |net| {
             let active = |node: usize, me: AccountId, other: AccountId| {
                 read::contact(&net.members[node].engine.db, &me, &other)
@@ -307,10 +349,17 @@ impl Net {
         });
     }
 
-    pub(super) fn send(&mut self, from: (usize, AccountId), to: AccountId, text: &str) -> MessageView {
+    pub(super) fn send(
+        &mut self,
+        from: (usize, AccountId),
+        to: AccountId,
+        text: &str,
+    ) -> MessageView {
         let text = text.to_owned();
-        self.call(from.0, move |engine| engine.send_text(&from.1, &to.to_string(), &text, None))
-            .unwrap()
+        self.call(from.0, move |engine| {
+            engine.send_text(&from.1, &to.to_string(), &text, None)
+        })
+        .unwrap()
     }
 
     pub(super) fn pay(
@@ -321,14 +370,25 @@ impl Net {
         key: &str,
     ) -> Result<PaymentView> {
         let key = key.to_owned();
-        let money = Money { amount: amount.to_string(), currency: "KRW".into() };
+        let money = Money {
+            amount: amount.to_string(),
+            currency: "KRW".into(),
+        };
         self.call(from.0, move |engine| {
             engine.pay(&from.1, &to.to_string(), &money, "a test", &key)
         })
     }
 
-    pub(super) fn messages(&self, node: usize, me: AccountId, other: AccountId) -> Vec<MessageView> {
-        let page = Page { limit: 500, ..Page::default() };
+    pub(super) fn messages(
+        &self,
+        node: usize,
+        me: AccountId,
+        other: AccountId,
+    ) -> Vec<MessageView> {
+        let page = Page {
+            limit: 500,
+            ..Page::default()
+        };
         read::messages(&self.members[node].engine.db, &me, &other, &page).unwrap()
     }
 
@@ -346,7 +406,10 @@ impl Net {
     }
 
     pub(super) fn events(&self, node: usize) -> Vec<EventView> {
-        let query = EventQuery { limit: 1_000, ..EventQuery::default() };
+        let query = EventQuery {
+            limit: 1_000,
+            ..EventQuery::default()
+        };
         read::events(&self.members[node].engine.db, &query).unwrap()
     }
 }

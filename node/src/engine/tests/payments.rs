@@ -6,8 +6,12 @@ use super::network::Net;
 use crate::ErrorKind;
 use crate::read;
 
-const FOUR: [(&str, &str); 4] =
-    [("hana", "pangyo"), ("bora", "anyang"), ("daon", "busan"), ("gaon", "jeju")];
+const FOUR: [(&str, &str); 4] = [
+    ("hana", "pangyo"),
+    ("bora", "anyang"),
+    ("daon", "busan"),
+    ("gaon", "jeju"),
+];
 
 fn ready(seed: u64) -> (Net, Vec<pumasi_protocol::types::AccountId>) {
     let (mut net, ids) = Net::with(seed, &FOUR);
@@ -15,7 +19,10 @@ fn ready(seed: u64) -> (Net, Vec<pumasi_protocol::types::AccountId>) {
     net.meet((0, ids[0]), (1, ids[1]));
     for (node, me, other) in [(0, ids[0], ids[1]), (1, ids[1], ids[0])] {
         let who = other.to_string();
-        net.call(node, move |engine| engine.set_limit(&me, &who, "KRW", "100000")).unwrap();
+        net.call(node, move |engine| {
+            engine.set_limit(&me, &who, "KRW", "100000")
+        })
+        .unwrap();
     }
     net.run(1_000);
     (net, ids)
@@ -80,7 +87,8 @@ fn a_limit_lowered_while_an_iou_is_under_way_declines_it_and_both_agree() {
     }
     let payment = net.pay((0, ids[0]), ids[1], 50_000, "late").unwrap();
     let (me, who) = (ids[1], ids[0].to_string());
-    net.call(1, move |engine| engine.set_limit(&me, &who, "KRW", "1000")).unwrap();
+    net.call(1, move |engine| engine.set_limit(&me, &who, "KRW", "1000"))
+        .unwrap();
     net.run(1_000);
     for other in 1..4 {
         net.mend(0, other);
@@ -130,7 +138,9 @@ fn a_contact_with_debt_cannot_be_removed() {
     net.pay((0, ids[0]), ids[1], 10, "x").unwrap();
     net.run(2_000);
     let (me, who) = (ids[0], ids[1].to_string());
-    let error = net.call(0, move |engine| engine.remove_contact(&me, &who)).unwrap_err();
+    let error = net
+        .call(0, move |engine| engine.remove_contact(&me, &who))
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);
 }
 
@@ -139,7 +149,8 @@ fn a_line_closes_when_both_offer_it_at_zero() {
     let (mut net, ids) = ready(51);
     for (node, me, other) in [(0, ids[0], ids[1]), (1, ids[1], ids[0])] {
         let who = other.to_string();
-        net.call(node, move |engine| engine.close_line(&me, &who, "KRW")).unwrap();
+        net.call(node, move |engine| engine.close_line(&me, &who, "KRW"))
+            .unwrap();
         net.run(1_000);
     }
     let lines = read::lines(&net.members[0].engine.db, &ids[0]).unwrap();

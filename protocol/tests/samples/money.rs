@@ -1,0 +1,158 @@
+//! A line of Hana and Duri with every operation, its states, and a contradiction.
+
+use std::collections::BTreeMap;
+
+use pumasi_protocol::codec;
+use pumasi_protocol::crypto::{self, Signable, Signed};
+use pumasi_protocol::line::{
+    DeclineReason, Entry, EntryRecord, EquivocationProof, IouRecord, Known, Line, Operation, Stamp,
+};
+use pumasi_protocol::types::{AccountId, Amount, Hash, PaymentId, Unit};
+
+use super::{DURI, Encoded, HANA, NOW, Person};
+
+/// One end of a line with what a node would keep in its store.
+#[derive(Clone)]
+pub(crate) struct End {
+    /// The state.
+    pub(crate) line: Line,
+    /// The applied entries and their records.
+    pub(crate) entries: BTreeMap<Hash, (Entry, EntryRecord)>,
+    /// The records of IOUs, by debtor and id.
+    pub(crate) ious: BTreeMap<(AccountId, PaymentId), IouRecord>,
+}
+
+impl End {
+    /// An end of a new line.
+    pub(crate) fn new(me: AccountId, other: AccountId) -> Self {
+        let line = Line::new(me, other, unit()).unwrap();
+        Self { line, entries: BTreeMap::new(), ious: BTreeMap::new() }
+    }
+
+    /// What a store would hand back for an entry.
+    pub(crate) fn known(&self, entry: &Entry) -> Known {
+        let needs = self.line.needs(entry);
+        let record = |id: &PaymentId| Some((*id, self.ious.get(&(needs.debtor, *id))?.clone()));
+        let here = self.entries.iter().filter(|(_, (stored, _))| {
+            needs.place && stored.sequence == entry.sequence && stored.author == entry.author
+        });
+        Known {
+            ious: needs.ious.iter().filter_map(record).collect(),
+            here: here.map(|(hash, _)| *hash).collect(),
+            previous: self.entries.get(&entry.previous).map(|(_, record)| *record),
+        }
+    }
+
+    /// Applies an entry.
+    pub(crate) fn take(&mut self, entry: &Entry) -> Result<(), pumasi_protocol::line::EntryFault> {
+        let hash = hash_of(entry);
+        let received = self.line.receive(entry, hash, &self.known(entry))?;
+        self.entries.insert(hash, (entry.clone(), received.entry));
+        for (id, record) in &received.records {
+            self.ious.insert((received.debtor, *id), record.clone());
+        }
+        self.line.apply(received);
+        Ok(())
+    }
+}
+
+/// What the samples count in.
+pub(crate) fn unit() -> Unit {
+    "KRW".parse().unwrap()
+}
+
+/// The hash that the signed entry will have: signatures are not part of it.
+pub(crate) fn hash_of(entry: &Entry) -> Hash {
+    crypto::hash(Entry::CONTEXT, &[&codec::encode(entry)])
+}
+
+/// The id of a payment, as a node makes it of the payer's account and the request's idempotency key.
+pub(crate) fn payment_id(account: &AccountId, idempotency_key: &str) -> PaymentId {
+    PaymentId(crypto::hash("payment", &[&account.0, idempotency_key.as_bytes()]).0)
+}
+
+/// A line's history, and its ends after it.
+pub(crate) struct Story {
+    /// The entries in order, by name.
+    pub(crate) signed: Vec<(&'static str, Signed<Entry>)>,
+    /// Hana's end.
+    pub(crate) hana: End,
+    /// Duri's end.
+    pub(crate) duri: End,
+}
+
+impl Story {
+    fn tell(&mut self, name: &'static str, author: &Person, entry: &Entry) {
+        self.hana.take(entry).unwrap();
+        self.duri.take(entry).unwrap();
+        self.signed.push((name, author.by_device(entry)));
+    }
+}
+
+fn stamp(person: &Person) -> Stamp {
+    Stamp { certificate: person.certificate().hash(), now: NOW }
+}
+
+/// Duri lends; Hana pays twice, of which Duri takes one; Duri repays in part; both offer to close.
+pub(crate) fn story() -> Story {
+    let (hana, duri) = (HANA.account(), DURI.account());
+    let ends = (End::new(hana, duri), End::new(duri, hana));
+    let mut story = Story { signed: Vec::new(), hana: ends.0, duri: ends.1 };
+    let rice = payment_id(&hana, "rice");
+    let barley = payment_id(&hana, "barley");
+
+    let entry = story.duri.line.propose_limit(stamp(&DURI), Amount(50_000)).unwrap();
+    story.tell("limit", &DURI, &entry);
+    let mine = &story.hana.line;
+    let entry = mine.propose_iou(stamp(&HANA), rice, Amount(15_000), "쌀", None).unwrap();
+    story.tell("iou", &HANA, &entry);
+    let entry = story.duri.line.propose_accept(stamp(&DURI), &[rice]).unwrap();
+    story.tell("accept", &DURI, &entry);
+    let mine = &story.hana.line;
+    let entry = mine.propose_iou(stamp(&HANA), barley, Amount(2), "", None).unwrap();
+    story.tell("second-iou", &HANA, &entry);
+    let refuse = DeclineReason::Refused;
+    let entry = story.duri.line.propose_decline(stamp(&DURI), barley, refuse).unwrap();
+    story.tell("decline", &DURI, &entry);
+    let entry = story.hana.line.propose_close(stamp(&HANA)).unwrap();
+    story.tell("close-without-debt", &HANA, &entry);
+    let entry = story.duri.line.propose_close(stamp(&DURI)).unwrap();
+    story.tell("close", &DURI, &entry);
+    story
+}
+
+/// Hana signs two entries for one place.
+pub(crate) fn proof() -> EquivocationProof {
+    let signed = story().signed.swap_remove(1).1;
+    let mut other = signed.unverified().unwrap();
+    if let Operation::Iou { amount, .. } = &mut other.operation {
+        *amount = Amount(14_000);
+    }
+    EquivocationProof::new(signed, HANA.by_device(&other))
+}
+
+/// Everything of a line, encoded.
+pub(crate) fn all() -> Vec<Encoded> {
+    let story = story();
+    let mut all = Vec::new();
+    for (name, signed) in &story.signed {
+        all.push(("entry", (*name).into(), signed.bytes().to_vec()));
+    }
+    all.push(("signed-entry", "iou".into(), codec::encode(&story.signed[1].1)));
+    all.push(("equivocation-proof", "sample".into(), codec::encode(&proof())));
+    let mut frozen = story.duri.clone();
+    for signed in [proof().first, proof().second] {
+        // One of the two is known.
+        let _ = frozen.take(&signed.unverified().unwrap());
+    }
+    for (name, end) in [("hana", &story.hana), ("duri", &story.duri), ("frozen", &frozen)] {
+        all.push(("line", name.into(), codec::encode(&end.line)));
+    }
+    for (number, record) in story.hana.ious.values().enumerate() {
+        all.push(("iou-record", number.to_string(), codec::encode(record)));
+    }
+    for (number, (_, record)) in story.hana.entries.values().enumerate().take(3) {
+        all.push(("entry-record", number.to_string(), codec::encode(record)));
+    }
+    all
+}
