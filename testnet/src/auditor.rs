@@ -164,10 +164,18 @@ impl Auditor {
         entry.ended = Some(now);
         entry.outcome = Outcome::Answered(id.to_owned());
         let text = entry.operation.is_text();
-        *(if text { &mut self.counts.texts } else { &mut self.counts.ious }) += 1;
+        *(if text {
+            &mut self.counts.texts
+        } else {
+            &mut self.counts.ious
+        }) += 1;
         self.entry_of.insert(id.to_owned(), number);
         if safe {
-            self.said.entry(id.to_owned()).or_default().safe.get_or_insert(now);
+            self.said
+                .entry(id.to_owned())
+                .or_default()
+                .safe
+                .get_or_insert(now);
         }
         // Events that were quicker than the answer.
         let said = self.said.get(id).cloned().unwrap_or_default();
@@ -202,7 +210,9 @@ impl Auditor {
             return;
         }
         let data = &event.data;
-        let Some(own_id) = data["id"].as_str() else { return };
+        let Some(own_id) = data["id"].as_str() else {
+            return;
+        };
         // An IOU as a message is about the payment that it makes.
         let id = data["payment"].as_str().unwrap_or(own_id).to_owned();
         let safe = data["safe"].as_bool() == Some(true);
@@ -245,7 +255,10 @@ impl Auditor {
                 Outcome::Refused(..) => ("refused", None),
                 Outcome::Unknown => ("unknown", None),
             };
-            let said = id.and_then(|id| self.said.get(id)).cloned().unwrap_or_default();
+            let said = id
+                .and_then(|id| self.said.get(id))
+                .cloned()
+                .unwrap_or_default();
             let line = json!({
                 "number": entry.operation.number,
                 "kind": if entry.operation.is_text() { "text" } else { "iou" },
@@ -276,7 +289,11 @@ impl Auditor {
     fn count_safe(&mut self, number: usize, at: u64) {
         let entry = &self.entries[number];
         let text = entry.operation.is_text();
-        *(if text { &mut self.counts.texts_safe } else { &mut self.counts.ious_safe }) += 1;
+        *(if text {
+            &mut self.counts.texts_safe
+        } else {
+            &mut self.counts.ious_safe
+        }) += 1;
         if let Some(begun) = entry.begun {
             if self.counts.recent.len() == RECENT {
                 self.counts.recent.pop_front();

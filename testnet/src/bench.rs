@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use pumasi_node::ErrorKind;
-use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -20,8 +19,9 @@ use crate::network::{Network, RunDirectory};
 use crate::options::BenchOptions;
 use crate::people::{Person, arrive, befriend};
 use crate::process::stopped;
+use crate::results::{Flood, Idle, Light, Results};
 use crate::society::{Friendship, UNIT};
-use crate::table::{Paint, Table, say, thousands};
+use crate::table::say;
 use crate::traffic::{Stage, listen, perform};
 use crate::view::Board;
 use crate::workload::{Operation, What};
@@ -52,66 +52,27 @@ struct Lengths {
     flood: u64,
 }
 
-/// As fast as it goes.
-#[derive(Debug, Clone, Copy, Serialize)]
-struct Flood {
-    items: u64,
-    seconds: f64,
-    /// Items that became safe, a second.
-    per_second: f64,
-    /// Loopback bytes of all programs, per copy.
-    bytes_per_copy: Option<f64>,
-    /// Microseconds of processor time per item: sender, recipient, one keeper.
-    processor_us: Option<[f64; 3]>,
-}
-
-/// At fifty a second.
-#[derive(Debug, Clone, Copy, Serialize)]
-struct Light {
-    texts: usize,
-    safe_ms: Spread,
-    delivered_ms: Spread,
-    bytes_per_copy: Option<f64>,
-}
-
-/// A node that has nothing to do.
-#[derive(Debug, Clone, Serialize)]
-struct Idle {
-    node: String,
-    resident_mib: Option<f64>,
-    /// Share of one core, in percent.
-    core_percent: Option<f64>,
-    /// After everything was measured.
-    resident_after_mib: Option<f64>,
-}
-
-#[derive(Debug, Serialize)]
-struct Results {
-    command: String,
-    machine: Machine,
-    idle: Vec<Idle>,
-    /// Loopback bytes a second while all are idle: what the figures per copy were freed of.
-    idle_bytes_per_second: Option<f64>,
-    light: Light,
-    texts: Flood,
-    ious: Flood,
-    /// From the first process until twelve are ready.
-    start_12_ms: u64,
-}
-
 /// Measures everything and prints it.
 pub(crate) async fn run(options: BenchOptions) -> Result<()> {
     let lengths = if options.quick {
-        Lengths { idle: 4, light: 5, flood: 4 }
+        Lengths {
+            idle: 4,
+            light: 5,
+            flood: 4,
+        }
     } else {
-        Lengths { idle: 20, light: 30, flood: 15 }
+        Lengths {
+            idle: 20,
+            light: 30,
+            flood: 15,
+        }
     };
     let measure = measure(lengths, options.quick);
     let results = tokio::select! {
         results = measure => results?,
         error = stopped() => return Err(error),
     };
-    print(&results);
+    results.print();
     if let Some(file) = &options.json {
         std::fs::write(file, serde_json::to_string_pretty(&results)? + "\n")
             .with_context(|| format!("cannot write {}", file.display()))?;
@@ -127,16 +88,30 @@ async fn measure(lengths: Lengths, quick: bool) -> Result<Results> {
     let network = Network::start(&layout, run.path(), false).await?;
     let homes = [SENDER, RECIPIENT];
     let people = arrive(&network, layout.buildings.len(), &homes, &board).await?;
-    let friendship = Friendship { a: 0, b: 1, a_gives: LIMIT, b_gives: LIMIT };
+    let friendship = Friendship {
+        a: 0,
+        b: 1,
+        a_gives: LIMIT,
+        b_gives: LIMIT,
+    };
     befriend(&people, &[friendship], &board).await?;
 
     say(&format!("Idle for {} s ...", lengths.idle));
     let (mut idle, baseline) = rest(&network, lengths.idle).await;
-    say(&format!("{LIGHT} texts a second for {} s ...", lengths.light));
+    say(&format!(
+        "{LIGHT} texts a second for {} s ...",
+        lengths.light
+    ));
     let light = light(&network, &people, friendship, lengths.light, baseline).await?;
-    say(&format!("As many texts as possible for {} s ...", lengths.flood));
+    say(&format!(
+        "As many texts as possible for {} s ...",
+        lengths.flood
+    ));
     let texts = flood(&network, &people, Kind::Text, lengths.flood, baseline).await?;
-    say(&format!("As many IOUs as possible for {} s ...", lengths.flood));
+    say(&format!(
+        "As many IOUs as possible for {} s ...",
+        lengths.flood
+    ));
     let ious = flood(&network, &people, Kind::Iou, lengths.flood, baseline).await?;
     for (idle, id) in idle.iter_mut().zip(network.ids()) {
         idle.resident_after_mib = resident_mib(id);
@@ -164,7 +139,13 @@ async fn measure(lengths: Lengths, quick: bool) -> Result<Results> {
 
 /// Three keepers, then two nodes that keep for nobody.
 fn layout() -> Layout {
-    let buildings = vec![BUILDINGS[2], BUILDINGS[3], BUILDINGS[4], BUILDINGS[0], BUILDINGS[1]];
+    let buildings = vec![
+        BUILDINGS[2],
+        BUILDINGS[3],
+        BUILDINGS[4],
+        BUILDINGS[0],
+        BUILDINGS[1],
+    ];
     let places = ["keeper-1", "keeper-2", "keeper-3", "sender", "recipient"]
         .into_iter()
         .enumerate()
@@ -174,7 +155,11 @@ fn layout() -> Layout {
             newcomers: if building < SENDER { 8 } else { 0 },
         })
         .collect();
-    Layout { network: "testnet-bench".to_owned(), buildings, places }
+    Layout {
+        network: "testnet-bench".to_owned(),
+        buildings,
+        places,
+    }
 }
 
 fn resident_mib(process: u32) -> Option<f64> {
@@ -208,16 +193,13 @@ async fn rest(network: &Network, seconds: u64) -> (Vec<Idle>, Option<f64>) {
 
 /// Loopback bytes since a reading.
 fn since(before: Option<u64>) -> Option<f64> {
-    loopback_bytes().zip(before).map(|(after, before)| after.saturating_sub(before) as f64)
+    loopback_bytes()
+        .zip(before)
+        .map(|(after, before)| after.saturating_sub(before) as f64)
 }
 
 /// Loopback bytes of one copy of one item: without those that pass also when nothing is sent.
-fn per_copy(
-    bytes: Option<f64>,
-    baseline: Option<f64>,
-    seconds: f64,
-    items: f64,
-) -> Option<f64> {
+fn per_copy(bytes: Option<f64>, baseline: Option<f64>, seconds: f64, items: f64) -> Option<f64> {
     let bytes = bytes? - baseline? * seconds;
     (items > 0.0).then(|| (bytes / items / COPIES).max(0.0).round())
 }
@@ -237,14 +219,21 @@ async fn light(
             at: 200_000 + number as u64 * 1_000_000 / LIGHT,
             from: 0,
             to: 1,
-            what: What::Text { place: u32::try_from(number).unwrap_or(u32::MAX), text: text(number) },
+            what: What::Text {
+                place: u32::try_from(number).unwrap_or(u32::MAX),
+                text: text(number),
+            },
             twice: false,
         })
         .collect();
     let count = operations.len();
     let who = people
         .iter()
-        .map(|person| Who { name: person.name.clone(), id: person.id.clone(), burns: false })
+        .map(|person| Who {
+            name: person.name.clone(),
+            id: person.id.clone(),
+            burns: false,
+        })
         .collect();
     let auditor = Auditor::new(who, vec![friendship], operations.clone());
     let bytes = loopback_bytes();
@@ -258,7 +247,10 @@ async fn light(
         if counts == (count as u64, count as u64) {
             break;
         }
-        ensure!(begun.elapsed() < DRAIN + Duration::from_secs(seconds), "not all became safe: {counts:?}");
+        ensure!(
+            begun.elapsed() < DRAIN + Duration::from_secs(seconds),
+            "not all became safe: {counts:?}"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let bytes = since(bytes);
@@ -267,7 +259,9 @@ async fn light(
     let (mut safe, mut delivered) = (Vec::new(), Vec::new());
     for entry in &auditor.entries {
         let said = entry.id().and_then(|id| auditor.said.get(id));
-        let (Some(begun), Some(said)) = (entry.begun, said) else { continue };
+        let (Some(begun), Some(said)) = (entry.begun, said) else {
+            continue;
+        };
         safe.extend(said.safe.map(|at| at.saturating_sub(begun)));
         delivered.extend(said.delivered.map(|at| at.saturating_sub(begun)));
     }
@@ -281,7 +275,10 @@ async fn light(
 
 /// A text of a hundred bytes.
 fn text(number: usize) -> String {
-    format!("{:<TEXT$}", format!("#{number} a text of one hundred bytes"))
+    format!(
+        "{:<TEXT$}",
+        format!("#{number} a text of one hundred bytes")
+    )
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -365,86 +362,26 @@ async fn flood(
 
 /// Processor seconds so far: sender, recipient, a keeper on average.
 fn processor(network: &Network) -> Option<[f64; 3]> {
-    let times: Vec<f64> =
-        network.ids().into_iter().map(processor_seconds).collect::<Option<_>>()?;
+    let times: Vec<f64> = network
+        .ids()
+        .into_iter()
+        .map(processor_seconds)
+        .collect::<Option<_>>()?;
     let keepers = times[..SENDER].iter().sum::<f64>() / SENDER as f64;
     Some([times[SENDER], times[RECIPIENT], keepers])
 }
 
-async fn send(
-    sender: &Person,
-    to: &str,
-    kind: Kind,
-    key: &str,
-) -> Result<(), pumasi_node::Error> {
+async fn send(sender: &Person, to: &str, kind: Kind, key: &str) -> Result<(), pumasi_node::Error> {
     let (path, body) = match kind {
         Kind::Text => (format!("/chats/{to}/messages"), json!({"text": text(0)})),
         Kind::Iou => {
             let amount = json!({"amount": "1", "currency": UNIT});
-            ("/payments".to_owned(), json!({"to": to, "amount": amount, "note": "bench"}))
+            (
+                "/payments".to_owned(),
+                json!({"to": to, "amount": amount, "note": "bench"}),
+            )
         }
     };
     let _: Value = sender.client.post_with_key(&path, &body, key).await?;
     Ok(())
-}
-
-fn print(results: &Results) {
-    let paint = Paint::for_stdout();
-    let machine = &results.machine;
-    let memory =
-        machine.memory_mib.map_or_else(|| "unknown".to_owned(), |mib| format!("{mib} MiB"));
-    say("");
-    say(&format!("  {}", results.command));
-    say(&format!(
-        "  {} cores of {}, {memory} memory, {}",
-        machine.cores, machine.processor, machine.system
-    ));
-    if !machine.release {
-        say(&paint.red("  This is not a release build: the figures mean nothing."));
-    }
-    say("");
-    let bytes = |figure: Option<f64>| {
-        figure.map_or_else(|| "not measured here".to_owned(), |b| format!("{b:.0} bytes"))
-    };
-    let rate = |flood: &Flood| format!("{} a second", thousands(flood.per_second.round() as i128));
-    let spread = |spread: &Spread| format!("p50 {:.2} ms, p99 {:.2} ms", spread.p50, spread.p99);
-    let mut table = Table::new(&["", "measured", "aim"]);
-    let mut row = |what: &str, figure: String, aim: &str| {
-        table.row([what.to_owned(), figure, aim.to_owned()]);
-    };
-    row("safe messages", rate(&results.texts), "2,000 a second");
-    row("safe IOUs", rate(&results.ious), "2,000 a second");
-    row("call to safe, 50 a second", spread(&results.light.safe_ms), "p50 5 ms, p99 15 ms");
-    row("call to delivered, 50 a second", spread(&results.light.delivered_ms), "p50 5 ms, p99 15 ms");
-    row("a copy on the wire, 50 a second", bytes(results.light.bytes_per_copy), "900 bytes");
-    row("a copy on the wire, many texts", bytes(results.texts.bytes_per_copy), "900 bytes");
-    row("a copy on the wire, many IOUs", bytes(results.ious.bytes_per_copy), "");
-    let effort = |flood: &Flood| {
-        flood.processor_us.map_or_else(
-            || "not measured here".to_owned(),
-            |[sender, recipient, keeper]| format!("{sender:.0} / {recipient:.0} / {keeper:.0} µs"),
-        )
-    };
-    row("processor per text: sender / recipient / keeper", effort(&results.texts), "");
-    row("processor per IOU: sender / recipient / keeper", effort(&results.ious), "");
-    row("twelve nodes ready", format!("{:.1} s", results.start_12_ms as f64 / 1e3), "5 s");
-    table.lines(paint).iter().for_each(|line| say(line));
-    say("");
-    let mut table = Table::new(&["idle node", "resident", "of a core", "resident at the end"]);
-    let mib = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |f| format!("{f:.1} MiB"));
-    for idle in &results.idle {
-        let share = idle.core_percent.map_or_else(|| "-".to_owned(), |p| format!("{p:.2} %"));
-        table.row([
-            idle.node.clone(),
-            mib(idle.resident_mib),
-            share,
-            mib(idle.resident_after_mib),
-        ]);
-    }
-    table.lines(paint).iter().for_each(|line| say(line));
-    say("  (aim: 40 MiB, 0.5 %)");
-    say("");
-    say("  Bytes are those of the loopback device per text or IOU and copy (recipient, three keepers),");
-    say("  with IP and UDP headers, acknowledgements and receipts, less what passes when all are idle.");
-    say("  Other programs that use loopback at the same time are counted, too.");
 }

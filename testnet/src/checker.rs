@@ -112,7 +112,10 @@ const GAP_MAX_MS: u64 = 3_000;
 /// Compares the record with the findings.
 pub(crate) fn reckon(record: &Auditor, findings: &Findings) -> Reckoning {
     let scene = Scene::new(record, findings);
-    let mut reckoning = Reckoning { broken: findings.trouble.clone(), ..Reckoning::default() };
+    let mut reckoning = Reckoning {
+        broken: findings.trouble.clone(),
+        ..Reckoning::default()
+    };
     scene.check_outcomes(&mut reckoning);
     messages::check(&scene, &mut reckoning);
     ledger::check(&scene, &mut reckoning);
@@ -123,7 +126,12 @@ pub(crate) fn reckon(record: &Auditor, findings: &Findings) -> Reckoning {
 
 impl<'a> Scene<'a> {
     fn new(record: &'a Auditor, findings: &'a Findings) -> Self {
-        let index = record.people.iter().enumerate().map(|(i, who)| (who.id.as_str(), i)).collect();
+        let index = record
+            .people
+            .iter()
+            .enumerate()
+            .map(|(i, who)| (who.id.as_str(), i))
+            .collect();
         let mut texts = BTreeMap::new();
         let mut payments = BTreeMap::new();
         for (&account, found) in &findings.accounts {
@@ -134,7 +142,13 @@ impl<'a> Scene<'a> {
                 payments.insert((account, payment.id.as_str()), payment);
             }
         }
-        Self { record, findings, index, texts, payments }
+        Self {
+            record,
+            findings,
+            index,
+            texts,
+            payments,
+        }
     }
 
     fn survives(&self, account: usize) -> bool {
@@ -152,13 +166,19 @@ impl<'a> Scene<'a> {
 
     /// Whether anybody ever said that it is safe: an event, an answer, or its sender's node now.
     fn said_safe(&self, id: &str, now: Option<(State, bool)>) -> bool {
-        self.record.said.get(id).is_some_and(|said| said.safe.is_some())
+        self.record
+            .said
+            .get(id)
+            .is_some_and(|said| said.safe.is_some())
             || now.is_some_and(|(state, safe)| safe || state == State::Safe)
     }
 
     /// Whether anybody ever said that it is delivered.
     fn said_delivered(&self, id: &str, now: Option<(State, bool)>) -> bool {
-        self.record.said.get(id).is_some_and(|said| said.delivered.is_some())
+        self.record
+            .said
+            .get(id)
+            .is_some_and(|said| said.delivered.is_some())
             || now.is_some_and(|(state, _)| state >= State::Delivered)
     }
 
@@ -169,7 +189,12 @@ impl<'a> Scene<'a> {
             What::Iou { amount, .. } => format!("IOU of {amount}"),
         };
         let (from, to) = (entry.operation.from, entry.operation.to);
-        format!("{what} #{} from {} to {}", entry.operation.number, self.name(from), self.name(to))
+        format!(
+            "{what} #{} from {} to {}",
+            entry.operation.number,
+            self.name(from),
+            self.name(to)
+        )
     }
 
     /// Answers that must not be: second ids for one key, refusals without a reason, none at all.
@@ -178,12 +203,17 @@ impl<'a> Scene<'a> {
             reckoning.repeated += u64::from(entry.calls > 1);
             for quarrel in &entry.quarrels {
                 let what = self.describe(entry);
-                reckoning.broken.push(format!("{what}, called again with its key, was {quarrel}"));
+                reckoning
+                    .broken
+                    .push(format!("{what}, called again with its key, was {quarrel}"));
             }
             match &entry.outcome {
-                Outcome::Unknown if self.survives(entry.operation.from) => reckoning
-                    .broken
-                    .push(format!("what became of {} could not be learned", self.describe(entry))),
+                Outcome::Unknown if self.survives(entry.operation.from) => {
+                    reckoning.broken.push(format!(
+                        "what became of {} could not be learned",
+                        self.describe(entry)
+                    ))
+                }
                 Outcome::Unknown => reckoning.unknown += 1,
                 Outcome::Refused(code, sentence) if code != NO_CREDIT => {
                     reckoning.broken.push(format!(
@@ -195,9 +225,10 @@ impl<'a> Scene<'a> {
             }
         }
         if self.record.event_holes > 0 {
-            reckoning
-                .broken
-                .push(format!("{} events were missing in a sequence", self.record.event_holes));
+            reckoning.broken.push(format!(
+                "{} events were missing in a sequence",
+                self.record.event_holes
+            ));
         }
     }
 
@@ -222,11 +253,19 @@ impl<'a> Scene<'a> {
                     delivered.extend(delivered_at.map(|at| at.saturating_sub(*begun)));
                 }
             }
-            Phase { safe: Spread::of(safe), delivered: Spread::of(delivered) }
+            Phase {
+                safe: Spread::of(safe),
+                delivered: Spread::of(delivered),
+            }
         };
         let Phase { safe, delivered } = phase(0, u64::MAX);
         let (before, after) = (phase(0, fire), phase(fire, u64::MAX));
-        reckoning.latency = Latency { safe, delivered, before, after };
+        reckoning.latency = Latency {
+            safe,
+            delivered,
+            before,
+            after,
+        };
         let between = times
             .iter()
             .filter(|(entry, ..)| {

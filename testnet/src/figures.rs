@@ -13,7 +13,10 @@ impl Spread {
     /// Of microseconds, by nearest rank; zero of none.
     pub(crate) fn of(mut micros: Vec<u64>) -> Self {
         micros.sort_unstable();
-        Self { p50: rank(&micros, 50), p99: rank(&micros, 99) }
+        Self {
+            p50: rank(&micros, 50),
+            p99: rank(&micros, 99),
+        }
     }
 }
 
@@ -70,14 +73,26 @@ mod tests {
         assert_eq!(Spread::of(Vec::new()), Spread { p50: 0.0, p99: 0.0 });
         assert_eq!(Spread::of(vec![3_000]), Spread { p50: 3.0, p99: 3.0 });
         let hundred = (1..=100).rev().map(|n| n * 1_000).collect();
-        assert_eq!(Spread::of(hundred), Spread { p50: 50.0, p99: 99.0 });
+        assert_eq!(
+            Spread::of(hundred),
+            Spread {
+                p50: 50.0,
+                p99: 99.0
+            }
+        );
     }
 
     #[test]
     fn a_gap_counts_from_the_fire_and_a_wait_only_from_when_something_was_sent() {
         // Nothing is sent until 100; then one that takes 5, and one that takes 30.
         let gaps = gaps(10, vec![(0, 5), (100, 105), (101, 131)]);
-        assert_eq!(gaps, Gaps { all: 95, waited: 26 });
+        assert_eq!(
+            gaps,
+            Gaps {
+                all: 95,
+                waited: 26
+            }
+        );
     }
 
     #[test]

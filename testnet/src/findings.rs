@@ -43,7 +43,8 @@ pub(crate) async fn collect(people: &[(usize, Person)]) -> Result<Findings> {
         match result? {
             (index, Ok(account), _) => drop(findings.accounts.insert(index, account)),
             (_, Err(error), name) => {
-                let text = format!("the node of {name} could not be asked what it holds: {error:#}");
+                let text =
+                    format!("the node of {name} could not be asked what it holds: {error:#}");
                 findings.trouble.push(text);
             }
         }
@@ -78,7 +79,9 @@ async fn pages<T: DeserializeOwned>(
     loop {
         let page: Items<T> = person.client.get(&path).await?;
         pages.push(page.items);
-        let Some(next) = page.next else { return Ok(pages) };
+        let Some(next) = page.next else {
+            return Ok(pages);
+        };
         // An endless list must not make an endless test.
         ensure!(pages.len() < PAGES_MAX, "{list} has no end");
         path = format!("{list}?limit={PAGE}&{direction}={next}");

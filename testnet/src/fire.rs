@@ -79,7 +79,10 @@ pub(crate) async fn run(options: FireOptions) -> Result<bool> {
 
 fn keep(run: &mut RunDirectory) {
     run.keep();
-    say(&format!("  Logs, data and the record are kept in {}", run.path().display()));
+    say(&format!(
+        "  Logs, data and the record are kept in {}",
+        run.path().display()
+    ));
 }
 
 /// From the first process to the reckoning.
@@ -88,7 +91,9 @@ async fn burn(plan: &Plan, run: &RunDirectory, board: &Board) -> Result<Report> 
     let mut network = Network::start(&plan.layout, run.path(), false).await?;
     let begun = Instant::now();
     let friendships = friendships(plan.seed, plan.accounts);
-    let homes: Vec<_> = (0..plan.accounts).map(|a| a % plan.layout.places.len()).collect();
+    let homes: Vec<_> = (0..plan.accounts)
+        .map(|a| a % plan.layout.places.len())
+        .collect();
     let people = arrive(&network, plan.layout.buildings.len(), &homes, board).await?;
     let names: Vec<_> = people.iter().map(|person| person.name.clone()).collect();
     board.people(&homes, &names);
@@ -115,9 +120,17 @@ async fn burn(plan: &Plan, run: &RunDirectory, board: &Board) -> Result<Report> 
     let who = people
         .iter()
         .zip(&burns)
-        .map(|(person, &burns)| Who { name: person.name.clone(), id: person.id.clone(), burns })
+        .map(|(person, &burns)| Who {
+            name: person.name.clone(),
+            id: person.id.clone(),
+            burns,
+        })
         .collect();
-    let stage = Stage::new(people, Auditor::new(who, friendships, operations.clone()), plan.seed);
+    let stage = Stage::new(
+        people,
+        Auditor::new(who, friendships, operations.clone()),
+        plan.seed,
+    );
     let mut listeners = JoinSet::new();
     for node in &network.nodes {
         listeners.spawn(listen(stage.clone(), node.client.clone()));
@@ -151,7 +164,9 @@ async fn burn(plan: &Plan, run: &RunDirectory, board: &Board) -> Result<Report> 
     }
     board.phase("stopping");
     for name in network.stop().await {
-        reckoning.broken.push(format!("{name} did not stop when asked, and had to be killed"));
+        reckoning.broken.push(format!(
+            "{name} did not stop when asked, and had to be killed"
+        ));
     }
     Ok(Report::new(plan, times, reckoning))
 }
@@ -161,7 +176,9 @@ async fn settle(stage: &Stage) -> Result<Reckoning> {
     let survivors: Vec<(usize, Person)> = {
         let auditor = stage.auditor();
         let people = stage.people.iter().cloned().enumerate();
-        people.filter(|(account, _)| !auditor.people[*account].burns).collect()
+        people
+            .filter(|(account, _)| !auditor.people[*account].burns)
+            .collect()
     };
     let begun = Instant::now();
     loop {

@@ -21,22 +21,70 @@ impl Building {
 
 /// The buildings there can be, in the order in which they are used.
 pub(crate) const BUILDINGS: [Building; 16] = [
-    Building { name: "pangyo", korean: "판교" },
-    Building { name: "anyang", korean: "안양" },
-    Building { name: "busan", korean: "부산" },
-    Building { name: "jeju", korean: "제주" },
-    Building { name: "daegu", korean: "대구" },
-    Building { name: "gwangju", korean: "광주" },
-    Building { name: "daejeon", korean: "대전" },
-    Building { name: "incheon", korean: "인천" },
-    Building { name: "suwon", korean: "수원" },
-    Building { name: "ulsan", korean: "울산" },
-    Building { name: "sejong", korean: "세종" },
-    Building { name: "jeonju", korean: "전주" },
-    Building { name: "gangneung", korean: "강릉" },
-    Building { name: "yeosu", korean: "여수" },
-    Building { name: "chuncheon", korean: "춘천" },
-    Building { name: "mokpo", korean: "목포" },
+    Building {
+        name: "pangyo",
+        korean: "판교",
+    },
+    Building {
+        name: "anyang",
+        korean: "안양",
+    },
+    Building {
+        name: "busan",
+        korean: "부산",
+    },
+    Building {
+        name: "jeju",
+        korean: "제주",
+    },
+    Building {
+        name: "daegu",
+        korean: "대구",
+    },
+    Building {
+        name: "gwangju",
+        korean: "광주",
+    },
+    Building {
+        name: "daejeon",
+        korean: "대전",
+    },
+    Building {
+        name: "incheon",
+        korean: "인천",
+    },
+    Building {
+        name: "suwon",
+        korean: "수원",
+    },
+    Building {
+        name: "ulsan",
+        korean: "울산",
+    },
+    Building {
+        name: "sejong",
+        korean: "세종",
+    },
+    Building {
+        name: "jeonju",
+        korean: "전주",
+    },
+    Building {
+        name: "gangneung",
+        korean: "강릉",
+    },
+    Building {
+        name: "yeosu",
+        korean: "여수",
+    },
+    Building {
+        name: "chuncheon",
+        korean: "춘천",
+    },
+    Building {
+        name: "mokpo",
+        korean: "목포",
+    },
 ];
 
 /// Where one node stands.
@@ -68,10 +116,18 @@ impl Layout {
                 let building = node * buildings / nodes;
                 counts[building] += 1;
                 let name = format!("{}-{}", BUILDINGS[building].name, counts[building]);
-                Place { name, building, newcomers }
+                Place {
+                    name,
+                    building,
+                    newcomers,
+                }
             })
             .collect();
-        Self { network: network.to_owned(), buildings: BUILDINGS[..buildings].to_vec(), places }
+        Self {
+            network: network.to_owned(),
+            buildings: BUILDINGS[..buildings].to_vec(),
+            places,
+        }
     }
 
     /// Who runs the nodes of a building.
@@ -81,7 +137,9 @@ impl Layout {
 
     /// The nodes of a building.
     pub(crate) fn nodes_in(&self, building: usize) -> Vec<usize> {
-        (0..self.places.len()).filter(|&node| self.places[node].building == building).collect()
+        (0..self.places.len())
+            .filter(|&node| self.places[node].building == building)
+            .collect()
     }
 }
 

@@ -24,8 +24,12 @@ impl Machine {
         Self {
             processor: field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_mib: field("/proc/meminfo", "MemTotal").and_then(|text| kib(&text)).map(|k| k / 1024),
-            system: format!("{} {}", std::env::consts::OS, kernel.trim()).trim().to_owned(),
+            memory_mib: field("/proc/meminfo", "MemTotal")
+                .and_then(|text| kib(&text))
+                .map(|k| k / 1024),
+            system: format!("{} {}", std::env::consts::OS, kernel.trim())
+                .trim()
+                .to_owned(),
             release: !cfg!(debug_assertions),
         }
     }
@@ -61,7 +65,9 @@ pub(crate) fn processor_seconds(process: u32) -> Option<f64> {
 /// Bytes that went over the loopback device so far, of all programs, with IP and UDP or TCP headers.
 pub(crate) fn loopback_bytes() -> Option<u64> {
     let text = read_to_string("/proc/net/dev").ok()?;
-    let line = text.lines().find_map(|line| line.trim().strip_prefix("lo:"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("lo:"))?;
     line.split_whitespace().next()?.parse().ok()
 }
 

@@ -14,6 +14,7 @@ mod options;
 mod people;
 mod process;
 mod report;
+mod results;
 mod society;
 mod standing;
 mod table;
@@ -31,11 +32,17 @@ use crate::options::{Cli, Command};
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1).peekable();
     // The binary is also the daemon of its own networks, so that one build is enough to run them.
-    if arguments.peek().is_some_and(|first| first == process::DAEMON) {
+    if arguments
+        .peek()
+        .is_some_and(|first| first == process::DAEMON)
+    {
         return daemon(arguments.skip(1).collect());
     }
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             table::complain(&format!("cannot start: {error}"));
@@ -64,7 +71,10 @@ fn main() -> ExitCode {
 /// The daemon's role. Tied to its parent, it ends when the parent is gone, whatever ended that; else it
 /// stays (`up`).
 fn daemon(mut arguments: Vec<OsString>) -> ExitCode {
-    if arguments.first().is_some_and(|first| first == process::TIED) {
+    if arguments
+        .first()
+        .is_some_and(|first| first == process::TIED)
+    {
         arguments.remove(0);
         process::end_with_parent();
     } else {

@@ -49,7 +49,10 @@ impl Spec {
                 let arguments = [
                     ("--data-dir", data.display().to_string()),
                     ("--network", layout.network.clone()),
-                    ("--building", layout.buildings[place.building].name.to_owned()),
+                    (
+                        "--building",
+                        layout.buildings[place.building].name.to_owned(),
+                    ),
                     ("--operator", layout.operator(place.building)),
                     ("--newcomers", place.newcomers.to_string()),
                     ("--local", "true".to_owned()),
@@ -60,10 +63,20 @@ impl Spec {
                     ("--api-socket", socket.display().to_string()),
                 ];
                 let arguments = std::iter::once("run".to_owned())
-                    .chain(arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]))
+                    .chain(
+                        arguments
+                            .into_iter()
+                            .flat_map(|(flag, value)| [flag.to_owned(), value]),
+                    )
                     .collect();
                 let log = run.join(format!("{name}.log"));
-                Ok(Self { name, data, socket, log, arguments })
+                Ok(Self {
+                    name,
+                    data,
+                    socket,
+                    log,
+                    arguments,
+                })
             })
             .collect()
     }
@@ -82,7 +95,11 @@ impl Spec {
     pub(crate) fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<_> = text.lines().rev().take(8).collect();
-        lines.into_iter().rev().map(|line| format!("  | {line}\n")).collect()
+        lines
+            .into_iter()
+            .rev()
+            .map(|line| format!("  | {line}\n"))
+            .collect()
     }
 }
 
@@ -109,7 +126,10 @@ impl RunDirectory {
                 }
             }
         }
-        bail!("cannot make a run directory in {}: remove old pumasi-* there", base.display())
+        bail!(
+            "cannot make a run directory in {}: remove old pumasi-* there",
+            base.display()
+        )
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -153,13 +173,21 @@ impl Network {
     /// With `stay`, the processes can outlive this program: see [`Self::leave`].
     pub(crate) async fn start(layout: &Layout, run: &Path, stay: bool) -> Result<Self> {
         let begun = Instant::now();
-        let mut network = Self { nodes: Vec::new(), start: Duration::ZERO };
+        let mut network = Self {
+            nodes: Vec::new(),
+            start: Duration::ZERO,
+        };
         let mut bootstrap = Vec::new();
         for (place, spec) in layout.places.iter().zip(Spec::all(layout, run)?) {
             let process = Process::start(&spec.arguments(&bootstrap), &spec.log, stay)?;
             let client = Client::socket(&spec.socket);
             let building = place.building;
-            network.nodes.push(Node { spec, building, client, process: Some(process) });
+            network.nodes.push(Node {
+                spec,
+                building,
+                client,
+                process: Some(process),
+            });
             if network.nodes.len() == 1 {
                 network.ready(0).await?;
                 bootstrap = addresses(&network.nodes[0].client).await?;
@@ -178,7 +206,11 @@ impl Network {
         let begun = Instant::now();
         while !is_ready(&node.client).await {
             if let Some(status) = node.process.as_mut().and_then(Process::ended) {
-                bail!("{} ended at once ({status}):\n{}", node.spec.name, node.spec.log_tail());
+                bail!(
+                    "{} ended at once ({status}):\n{}",
+                    node.spec.name,
+                    node.spec.log_tail()
+                );
             }
             ensure!(
                 begun.elapsed() < READY,
@@ -194,9 +226,15 @@ impl Network {
 
     /// Burns a building: SIGKILL to all its processes at once, then its data directories are removed.
     pub(crate) fn burn(&mut self, building: usize) -> Result<()> {
-        let mut burning: Vec<_> =
-            self.nodes.iter_mut().filter(|node| node.building == building).collect();
-        let mut processes: Vec<_> = burning.iter_mut().filter_map(|n| n.process.take()).collect();
+        let mut burning: Vec<_> = self
+            .nodes
+            .iter_mut()
+            .filter(|node| node.building == building)
+            .collect();
+        let mut processes: Vec<_> = burning
+            .iter_mut()
+            .filter_map(|n| n.process.take())
+            .collect();
         processes.iter_mut().for_each(Process::kill);
         processes.iter_mut().for_each(Process::reap);
         for node in burning {
@@ -213,7 +251,10 @@ impl Network {
         for (index, node) in self.nodes.iter_mut().enumerate() {
             if let Some(status) = node.process.as_mut().and_then(Process::ended) {
                 let name = &node.spec.name;
-                let text = format!("{name} ended by itself ({status}):\n{}", node.spec.log_tail());
+                let text = format!(
+                    "{name} ended by itself ({status}):\n{}",
+                    node.spec.log_tail()
+                );
                 fallen.push((index, text.trim_end().to_owned()));
             }
         }
@@ -222,12 +263,20 @@ impl Network {
 
     /// Leaves all processes running; returns their ids, in the order of the nodes.
     pub(crate) fn leave(mut self) -> Vec<u32> {
-        self.nodes.iter_mut().filter_map(|node| node.process.take()).map(Process::leave).collect()
+        self.nodes
+            .iter_mut()
+            .filter_map(|node| node.process.take())
+            .map(Process::leave)
+            .collect()
     }
 
     /// The ids of the running processes, in the order of the nodes.
     pub(crate) fn ids(&self) -> Vec<u32> {
-        self.nodes.iter().filter_map(|node| node.process.as_ref()).map(Process::id).collect()
+        self.nodes
+            .iter()
+            .filter_map(|node| node.process.as_ref())
+            .map(Process::id)
+            .collect()
     }
 
     /// Asks all nodes to stop and waits for it; returns the names of those that had to be killed.
@@ -240,11 +289,19 @@ impl Network {
         let begun = Instant::now();
         loop {
             for node in &mut self.nodes {
-                if node.process.as_mut().is_some_and(|process| process.ended().is_some()) {
+                if node
+                    .process
+                    .as_mut()
+                    .is_some_and(|process| process.ended().is_some())
+                {
                     node.process = None;
                 }
             }
-            let left: Vec<_> = self.nodes.iter().filter(|node| node.process.is_some()).collect();
+            let left: Vec<_> = self
+                .nodes
+                .iter()
+                .filter(|node| node.process.is_some())
+                .collect();
             if left.is_empty() || begun.elapsed() > STOP {
                 return left.iter().map(|node| node.spec.name.clone()).collect();
             }
@@ -281,7 +338,10 @@ mod tests {
         let other = RunDirectory::new("test").unwrap();
         assert_ne!(kept.path(), other.path());
         let mode = std::fs::metadata(kept.path()).unwrap();
-        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777, 0o700);
+        assert_eq!(
+            std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777,
+            0o700
+        );
         kept.keep();
         let (kept_path, other_path) = (kept.path().to_owned(), other.path().to_owned());
         drop((kept, other));
@@ -293,7 +353,9 @@ mod tests {
     fn every_node_but_the_first_begins_with_the_first_ones_addresses_only() {
         let layout = Layout::even(4, 4, 8, "test");
         let specs = Spec::all(&layout, Path::new("/tmp/x")).unwrap();
-        let arguments = specs[1].arguments(&["/ip4/127.0.0.1/tcp/1".to_owned()]).join(" ");
+        let arguments = specs[1]
+            .arguments(&["/ip4/127.0.0.1/tcp/1".to_owned()])
+            .join(" ");
         assert!(arguments.contains("--bootstrap /ip4/127.0.0.1/tcp/1"));
         assert!(arguments.contains("--building anyang --operator anyang-cooperative"));
         assert!(!specs[0].arguments(&[]).join(" ").contains("--bootstrap"));

@@ -18,7 +18,11 @@ pub(crate) const KEEPERS: usize = 3;
 
 /// Networks of real Pumasi daemons on this machine.
 #[derive(Debug, Parser)]
-#[command(name = "pumasi-testnet", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "pumasi-testnet",
+    version,
+    args_conflicts_with_subcommands = true
+)]
 pub(crate) struct Cli {
     /// What to do; `fire` when nothing is said.
     #[command(subcommand)]
@@ -142,7 +146,12 @@ impl Size {
             self.accounts
         );
         // Room for every account on every node: placement is then a matter of buildings alone.
-        Ok(Layout::even(self.nodes, self.buildings, self.accounts, name))
+        Ok(Layout::even(
+            self.nodes,
+            self.buildings,
+            self.accounts,
+            name,
+        ))
     }
 }
 
@@ -156,7 +165,11 @@ impl FireOptions {
             "--seconds must be 3 to 3600, not {}",
             self.seconds
         );
-        ensure!((1..=5_000).contains(&self.rate), "--rate must be 1 to 5000, not {}", self.rate);
+        ensure!(
+            (1..=5_000).contains(&self.rate),
+            "--rate must be 1 to 5000, not {}",
+            self.rate
+        );
         if buildings <= SAFE_BUILDINGS {
             bail!(
                 "with {buildings} buildings, {} would be left after the fire, and an item is safe \
@@ -175,11 +188,20 @@ impl FireOptions {
         }
         let burn = match &self.burn {
             None => 0,
-            Some(name) => match layout.buildings.iter().position(|building| building.is(name)) {
+            Some(name) => match layout
+                .buildings
+                .iter()
+                .position(|building| building.is(name))
+            {
                 Some(found) => found,
                 None => bail!(
                     "no building {name} in this network; there are {}",
-                    layout.buildings.iter().map(|b| b.name).collect::<Vec<_>>().join(", ")
+                    layout
+                        .buildings
+                        .iter()
+                        .map(|b| b.name)
+                        .collect::<Vec<_>>()
+                        .join(", ")
                 ),
             },
         };
@@ -230,7 +252,12 @@ mod tests {
     fn a_building_is_named_in_latin_or_korean_letters() {
         assert_eq!(fire(&["--burn", "busan"]).unwrap().burn, 2);
         assert_eq!(fire(&["--burn", "부산"]).unwrap().burn, 2);
-        assert!(fire(&["--burn", "atlantis"]).unwrap_err().to_string().contains("pangyo, anyang"));
+        assert!(
+            fire(&["--burn", "atlantis"])
+                .unwrap_err()
+                .to_string()
+                .contains("pangyo, anyang")
+        );
     }
 
     #[test]

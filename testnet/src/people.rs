@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
-use pumasi_node::client::Client;
 use pumasi_node::ErrorKind;
+use pumasi_node::client::Client;
 use pumasi_node::view::{ContactView, InvitationView, KeepersView, LineView, NewAccountView};
 use serde::Deserialize;
 use serde_json::json;
@@ -46,12 +46,18 @@ pub(crate) struct Person {
 impl Person {
     async fn line(&self, other: &str) -> Result<Option<LineView>> {
         let lines: Items<LineView> = self.client.get("/credit-lines").await?;
-        Ok(lines.items.into_iter().find(|line| line.contact == other && line.unit == UNIT))
+        Ok(lines
+            .items
+            .into_iter()
+            .find(|line| line.contact == other && line.unit == UNIT))
     }
 
     async fn is_active(&self, other: &str) -> Result<bool> {
         let contacts: Items<ContactView> = self.client.get("/contacts").await?;
-        Ok(contacts.items.iter().any(|c| c.id == other && c.state == "active"))
+        Ok(contacts
+            .items
+            .iter()
+            .any(|c| c.id == other && c.state == "active"))
     }
 
     async fn give(&self, other: &str, limit: u64) -> Result<()> {
@@ -108,7 +114,10 @@ pub(crate) async fn arrive(
     // With fewer buildings than keepers, every building but the own one is what can be had.
     let wanted = KEEPERS.min(buildings - 1);
     for (account, person) in people.iter().enumerate() {
-        board.phase(format!("{account} of {} accounts have their keepers", people.len()));
+        board.phase(format!(
+            "{account} of {} accounts have their keepers",
+            people.len()
+        ));
         let what = format!("{} has keepers in {wanted} buildings", person.name);
         until(&what, STEP, || async {
             let keepers: KeepersView = person.client.get("/keepers").await?;
@@ -142,14 +151,19 @@ pub(crate) async fn befriend(
     while let Some(result) = work.join_next().await {
         result??;
         done += 1;
-        board.phase(format!("{done} of {} friendships made, lines open", friendships.len()));
+        board.phase(format!(
+            "{done} of {} friendships made, lines open",
+            friendships.len()
+        ));
     }
     Ok(())
 }
 
 async fn meet(a: &Person, b: &Person, friendship: Friendship) -> Result<()> {
-    let invitation: InvitationView =
-        a.client.post("/invitations", &json!({"name": b.name})).await?;
+    let invitation: InvitationView = a
+        .client
+        .post("/invitations", &json!({"name": b.name}))
+        .await?;
     // Both may be right and the other end still on its way: busy nodes are asked again.
     until("an invitation is taken", STEP, || async {
         let body = json!({"uri": invitation.link, "name": a.name});
@@ -166,7 +180,10 @@ async fn meet(a: &Person, b: &Person, friendship: Friendship) -> Result<()> {
     .await?;
     a.give(&b.id, friendship.a_gives).await?;
     b.give(&a.id, friendship.b_gives).await?;
-    let (a_gives, b_gives) = (friendship.a_gives.to_string(), friendship.b_gives.to_string());
+    let (a_gives, b_gives) = (
+        friendship.a_gives.to_string(),
+        friendship.b_gives.to_string(),
+    );
     until("both ends know both limits", STEP, || async {
         let (Some(at_a), Some(at_b)) = (a.line(&b.id).await?, b.line(&a.id).await?) else {
             return Ok(None);

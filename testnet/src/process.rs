@@ -46,8 +46,14 @@ impl Process {
             // A group of its own: Ctrl-C reaches this program, which then stops its daemons in order.
             std::os::unix::process::CommandExt::process_group(&mut command, 0);
         }
-        let child = command.args(arguments).spawn().context("cannot start a daemon process")?;
-        Ok(Self { child, ended: false })
+        let child = command
+            .args(arguments)
+            .spawn()
+            .context("cannot start a daemon process")?;
+        Ok(Self {
+            child,
+            ended: false,
+        })
     }
 
     /// Leaves it running when this value ends; returns its id.

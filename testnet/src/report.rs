@@ -59,8 +59,9 @@ pub(crate) struct Times {
 impl Report {
     pub(crate) fn new(plan: &Plan, times: Times, reckoning: Reckoning) -> Self {
         let nodes = plan.layout.nodes_in(plan.burn);
-        let accounts =
-            (0..plan.accounts).filter(|a| nodes.contains(&(a % plan.layout.places.len()))).count();
+        let accounts = (0..plan.accounts)
+            .filter(|a| nodes.contains(&(a % plan.layout.places.len())))
+            .count();
         let mut broken = reckoning.broken;
         let ok = broken.is_empty();
         if broken.len() > LISTED_MAX {
@@ -119,7 +120,11 @@ impl Report {
         ];
         let good = |number: u64| {
             let text = thousands(i128::from(number));
-            if number == 0 { text } else { format!("{text} !") }
+            if number == 0 {
+                text
+            } else {
+                format!("{text} !")
+            }
         };
         let plain = |number: u64| thousands(i128::from(number));
 
@@ -137,7 +142,15 @@ impl Report {
         lines.extend(table.lines(paint));
         lines.push(String::new());
 
-        let mut table = Table::new(&["", "signed", "safe", "accepted", "lost", "held", "no credit"]);
+        let mut table = Table::new(&[
+            "",
+            "signed",
+            "safe",
+            "accepted",
+            "lost",
+            "held",
+            "no credit",
+        ]);
         let ious = &self.ious;
         table.row([
             "IOUs    ".to_owned(),
@@ -167,12 +180,24 @@ impl Report {
         lines.extend(table.lines(paint));
         lines.push(String::new());
 
-        let mut table =
-            Table::new(&["from the call until", "p50 / p99", "before the fire", "after it"]);
-        let Latency { safe, delivered, before, after } = &self.latency_ms;
+        let mut table = Table::new(&[
+            "from the call until",
+            "p50 / p99",
+            "before the fire",
+            "after it",
+        ]);
+        let Latency {
+            safe,
+            delivered,
+            before,
+            after,
+        } = &self.latency_ms;
         for (what, spreads) in [
             ("safe", [safe, &before.safe, &after.safe]),
-            ("delivered", [delivered, &before.delivered, &after.delivered]),
+            (
+                "delivered",
+                [delivered, &before.delivered, &after.delivered],
+            ),
         ] {
             let [all, before, after] = spreads.map(|s| format!("{:.1} / {:.1} ms", s.p50, s.p99));
             table.row([what.to_owned(), all, before, after]);
@@ -198,9 +223,15 @@ impl Report {
         ));
         lines.push(String::new());
         if self.ok {
-            lines.push(format!("  {}", paint.green("ok: everything promised held.")));
+            lines.push(format!(
+                "  {}",
+                paint.green("ok: everything promised held.")
+            ));
         } else {
-            lines.push(format!("  {}", paint.red("NOT ok. What was promised and did not hold:")));
+            lines.push(format!(
+                "  {}",
+                paint.red("NOT ok. What was promised and did not hold:")
+            ));
             for text in self.broken.iter().take(SAID_MAX) {
                 lines.push(format!("  - {text}"));
             }
@@ -228,12 +259,31 @@ mod tests {
         let report = Report::new(&plan(), Times::default(), Reckoning::default());
         let json = serde_json::to_value(&report).unwrap();
         for path in [
-            "/nodes", "/buildings", "/accounts", "/seconds", "/burned/building", "/burned/nodes",
-            "/burned/accounts", "/messages/sent", "/messages/safe", "/messages/delivered",
-            "/messages/lost_safe", "/messages/shown_twice", "/messages/out_of_order",
-            "/ious/signed", "/ious/safe", "/ious/lost_safe", "/ledger/lines",
-            "/ledger/disagreements", "/ledger/sum", "/latency_ms/safe/p50", "/latency_ms/safe/p99",
-            "/latency_ms/delivered/p50", "/latency_ms/delivered/p99", "/gap_ms", "/ok",
+            "/nodes",
+            "/buildings",
+            "/accounts",
+            "/seconds",
+            "/burned/building",
+            "/burned/nodes",
+            "/burned/accounts",
+            "/messages/sent",
+            "/messages/safe",
+            "/messages/delivered",
+            "/messages/lost_safe",
+            "/messages/shown_twice",
+            "/messages/out_of_order",
+            "/ious/signed",
+            "/ious/safe",
+            "/ious/lost_safe",
+            "/ledger/lines",
+            "/ledger/disagreements",
+            "/ledger/sum",
+            "/latency_ms/safe/p50",
+            "/latency_ms/safe/p99",
+            "/latency_ms/delivered/p50",
+            "/latency_ms/delivered/p99",
+            "/gap_ms",
+            "/ok",
         ] {
             assert!(json.pointer(path).is_some(), "{path}");
         }
@@ -256,7 +306,10 @@ mod tests {
     fn a_broken_promise_is_said_in_a_sentence_and_ends_the_ok() {
         let plan = plan();
         let broken = (0..300).map(|n| format!("text #{n} is gone")).collect();
-        let mut reckoning = Reckoning { broken, ..Reckoning::default() };
+        let mut reckoning = Reckoning {
+            broken,
+            ..Reckoning::default()
+        };
         reckoning.messages.lost_safe = 300;
         let report = Report::new(&plan, Times::default(), reckoning);
         let text = report.text(&plan.layout.buildings[plan.burn], Paint(false));

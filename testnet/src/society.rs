@@ -44,7 +44,11 @@ pub(crate) struct Friendship {
 impl Friendship {
     /// How much `debtor` may owe the other one.
     pub(crate) fn limit_for(&self, debtor: usize) -> u64 {
-        if debtor == self.a { self.b_gives } else { self.a_gives }
+        if debtor == self.a {
+            self.b_gives
+        } else {
+            self.a_gives
+        }
     }
 }
 
@@ -82,7 +86,15 @@ pub(crate) fn friendships(seed: u64, accounts: usize) -> Vec<Friendship> {
             rng.random_range(20..=100) * 10_000
         }
     };
-    pairs.iter().map(|&(a, b)| Friendship { a, b, a_gives: limit(), b_gives: limit() }).collect()
+    pairs
+        .iter()
+        .map(|&(a, b)| Friendship {
+            a,
+            b,
+            a_gives: limit(),
+            b_gives: limit(),
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -103,7 +115,10 @@ mod tests {
             }
             assert_eq!(reached.len(), accounts);
             for account in 0..accounts {
-                let contacts = all.iter().filter(|f| f.a == account || f.b == account).count();
+                let contacts = all
+                    .iter()
+                    .filter(|f| f.a == account || f.b == account)
+                    .count();
                 assert!((1..=CONTACTS_MAX).contains(&contacts));
             }
         }

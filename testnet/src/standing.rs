@@ -66,7 +66,10 @@ fn recall() -> Result<Option<Standing>> {
     let file = memory();
     match std::fs::read(&file) {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| {
-            format!("{} is not understood: stop its processes by hand and remove it", file.display())
+            format!(
+                "{} is not understood: stop its processes by hand and remove it",
+                file.display()
+            )
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
@@ -106,7 +109,9 @@ pub(crate) async fn up(options: UpOptions) -> Result<()> {
     view.spawn(show(board.clone(), plain, Paint::for_stdout()));
     board.phase(format!("starting {} nodes", size.nodes));
     let friends = friendships(size.seed, size.accounts);
-    let homes: Vec<_> = (0..size.accounts).map(|account| account % size.nodes).collect();
+    let homes: Vec<_> = (0..size.accounts)
+        .map(|account| account % size.nodes)
+        .collect();
     let work = async {
         let network = Network::start(&layout, run.path(), true).await?;
         let people = arrive(&network, size.buildings, &homes, &board).await?;
@@ -121,13 +126,20 @@ pub(crate) async fn up(options: UpOptions) -> Result<()> {
         error = stopped() => return Err(error),
     };
     view.shutdown().await;
-    let mut standing = Standing { run: run.path().to_owned(), nodes: Vec::new() };
+    let mut standing = Standing {
+        run: run.path().to_owned(),
+        nodes: Vec::new(),
+    };
     for (node, place) in layout.places.iter().enumerate() {
         let people = (0..size.accounts)
             .filter(|&account| homes[account] == node)
             .filter_map(|account| {
                 let friend = friends.iter().find(|f| f.a == account || f.b == account)?;
-                let contact = if friend.a == account { friend.b } else { friend.a };
+                let contact = if friend.a == account {
+                    friend.b
+                } else {
+                    friend.a
+                };
                 Some((names[account].clone(), names[contact].clone()))
             })
             .collect();
@@ -153,7 +165,10 @@ fn explain(standing: &Standing) {
     let paint = Paint::for_stdout();
     let pumasi = pumasi();
     say("");
-    say(&format!("  {}", paint.bold("The network is up. It stays until you stop it.")));
+    say(&format!(
+        "  {}",
+        paint.bold("The network is up. It stays until you stop it.")
+    ));
     for node in &standing.nodes {
         say("");
         say(&format!("  {} in {}", left(&node.name, 12), node.building));
@@ -162,15 +177,23 @@ fn explain(standing: &Standing) {
             say(&format!("    {pumasi} --socket {socket} status"));
             continue;
         };
-        say(&format!("    {pumasi} --socket {socket} --account {one} send {other} '안녕하세요'"));
-        say(&format!("    {pumasi} --socket {socket} --account {one} pay {other} 15000"));
-        say(&format!("    {pumasi} --socket {socket} --account {one} chat show {other}"));
+        say(&format!(
+            "    {pumasi} --socket {socket} --account {one} send {other} '안녕하세요'"
+        ));
+        say(&format!(
+            "    {pumasi} --socket {socket} --account {one} pay {other} 15000"
+        ));
+        say(&format!(
+            "    {pumasi} --socket {socket} --account {one} chat show {other}"
+        ));
         for (name, contact) in &node.people[1..] {
             say(&paint.dim(&format!("    also here: {name}, who knows {contact}")));
         }
     }
     say("");
-    say(&format!("  Follow everything that happens on a node: {pumasi} --socket ... events -f"));
+    say(&format!(
+        "  Follow everything that happens on a node: {pumasi} --socket ... events -f"
+    ));
     say(&format!("  Logs: {}", standing.run.join("*.log").display()));
     say("  Look at it with `status`, stop and remove it with `down`.");
 }
@@ -203,13 +226,19 @@ pub(crate) async fn down() -> Result<()> {
     let stubborn: Vec<_> = running().collect();
     for node in &stubborn {
         signal(node.process, Signal::KILL);
-        say(&format!("{} did not stop when asked, and was killed.", node.name));
+        say(&format!(
+            "{} did not stop when asked, and was killed.",
+            node.name
+        ));
     }
     while running().next().is_some() && begun.elapsed() < STOP * 2 {
         tokio::time::sleep(LOOK).await;
     }
     forget(&standing)?;
-    say(&format!("Stopped {count} nodes and removed {}.", standing.run.display()));
+    say(&format!(
+        "Stopped {count} nodes and removed {}.",
+        standing.run.display()
+    ));
     Ok(())
 }
 
@@ -236,11 +265,15 @@ pub(crate) async fn status() -> Result<bool> {
         let client = Client::socket(&node.socket).with_timeout(STATUS);
         let runs = node.runs();
         let ready = runs && is_ready(&client).await;
-        let view: Option<StatusView> =
-            if ready { client.get("/node/status").await.ok() } else { None };
+        let view: Option<StatusView> = if ready {
+            client.get("/node/status").await.ok()
+        } else {
+            None
+        };
         all &= ready;
         let figure = |of: fn(&StatusView) -> u64| {
-            view.as_ref().map_or_else(|| "-".to_owned(), |view| of(view).to_string())
+            view.as_ref()
+                .map_or_else(|| "-".to_owned(), |view| of(view).to_string())
         };
         table.row([
             node.name.clone(),
@@ -254,7 +287,11 @@ pub(crate) async fn status() -> Result<bool> {
             figure(|view| view.outbox),
         ]);
         if let Some(view) = view {
-            alarms.extend(view.alarms.iter().map(|alarm| format!("  {}: {alarm}", node.name)));
+            alarms.extend(
+                view.alarms
+                    .iter()
+                    .map(|alarm| format!("  {}: {alarm}", node.name)),
+            );
         }
     }
     for line in table.lines(Paint::for_stdout()) {

@@ -27,7 +27,11 @@ impl Paint {
     }
 
     fn with(self, code: &str, text: &str) -> String {
-        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.0 {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     pub(crate) fn bold(self, text: &str) -> String {
@@ -101,7 +105,11 @@ pub(crate) fn thousands(number: i128) -> String {
         }
         grouped.push(digit);
     }
-    if number < 0 { format!("-{grouped}") } else { grouped }
+    if number < 0 {
+        format!("-{grouped}")
+    } else {
+        grouped
+    }
 }
 
 /// A bar of `columns`, filled to a share between 0 and 1.
@@ -118,7 +126,9 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(header: &[&str]) -> Self {
-        Self { rows: vec![header.iter().map(|cell| (*cell).to_owned()).collect()] }
+        Self {
+            rows: vec![header.iter().map(|cell| (*cell).to_owned()).collect()],
+        }
     }
 
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
@@ -130,7 +140,12 @@ impl Table {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let widths: Vec<_> = (0..columns)
             .map(|column| {
-                self.rows.iter().filter_map(|row| row.get(column)).map(|c| width(c)).max().unwrap_or(0)
+                self.rows
+                    .iter()
+                    .filter_map(|row| row.get(column))
+                    .map(|c| width(c))
+                    .max()
+                    .unwrap_or(0)
             })
             .collect();
         let mut lines = Vec::new();
@@ -145,7 +160,11 @@ impl Table {
                 }
             }
             let line = line.trim_end();
-            lines.push(if place == 0 { paint.dim(line) } else { line.to_owned() });
+            lines.push(if place == 0 {
+                paint.dim(line)
+            } else {
+                line.to_owned()
+            });
         }
         lines
     }
@@ -173,7 +192,11 @@ mod tests {
         assert_eq!(lines[0], "            sent   safe");
         assert_eq!(lines[1], "  판교         1  1,000");
         assert_eq!(lines[2], "  anyang  20,000      3");
-        assert!(lines.windows(2).all(|pair| width(&pair[0]) == width(&pair[1])));
+        assert!(
+            lines
+                .windows(2)
+                .all(|pair| width(&pair[0]) == width(&pair[1]))
+        );
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use pumasi_node::client::Client;
-use pumasi_node::{Error, ErrorKind};
 use pumasi_node::view::{MessageView, PaymentView};
+use pumasi_node::{Error, ErrorKind};
 use pumasi_protocol::delivery::State;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -83,16 +83,18 @@ pub(crate) async fn perform(stage: &Stage, operations: Vec<Operation>) -> Result
     let mut workers = JoinSet::new();
     for operation in operations {
         stage.at(operation.at).await;
-        let queue = queues.entry((operation.from, operation.to)).or_insert_with(|| {
-            let (queue, mut waiting) = mpsc::channel(QUEUE);
-            let stage = stage.clone();
-            workers.spawn(async move {
-                while let Some(operation) = waiting.recv().await {
-                    one(&stage, &operation).await;
-                }
+        let queue = queues
+            .entry((operation.from, operation.to))
+            .or_insert_with(|| {
+                let (queue, mut waiting) = mpsc::channel(QUEUE);
+                let stage = stage.clone();
+                workers.spawn(async move {
+                    while let Some(operation) = waiting.recv().await {
+                        one(&stage, &operation).await;
+                    }
+                });
+                queue
             });
-            queue
-        });
         queue.send(operation).await?;
     }
     let end = stage.now();
@@ -133,7 +135,9 @@ fn note(stage: &Stage, operation: &Operation, result: Result<(String, bool), Err
         Err(error) if unknown(error.kind()) => return false,
         Err(error) => {
             let (code, sentence) = (error.kind().code(), error.message());
-            stage.auditor().refused(operation.number, code, sentence, now);
+            stage
+                .auditor()
+                .refused(operation.number, code, sentence, now);
         }
     }
     true
@@ -160,8 +164,10 @@ async fn call(stage: &Stage, operation: &Operation) -> Result<(String, bool), Er
         What::Iou { amount, note } => {
             let amount = json!({"amount": amount.to_string(), "currency": UNIT});
             let body = json!({"to": to, "amount": amount, "note": note});
-            let payment: PaymentView =
-                person.client.post_with_key("/payments", &body, &key).await?;
+            let payment: PaymentView = person
+                .client
+                .post_with_key("/payments", &body, &key)
+                .await?;
             Ok((payment.id, payment.safe || payment.delivery == State::Safe))
         }
     }

@@ -169,9 +169,20 @@ impl Drop for Screen {
 
 /// The whole picture.
 fn picture(state: &State, paint: Paint) -> Vec<String> {
-    let mut lines = vec![String::new(), format!("  {}", paint.bold(&state.title)), String::new()];
+    let mut lines = vec![
+        String::new(),
+        format!("  {}", paint.bold(&state.title)),
+        String::new(),
+    ];
     let now = state.stage.as_ref().map_or(0, Stage::now);
-    let room = COLUMNS - 24 - 2 * state.houses.iter().map(|h| h.nodes.len().min(DRAWN)).max().unwrap_or(0);
+    let room = COLUMNS
+        - 24
+        - 2 * state
+            .houses
+            .iter()
+            .map(|h| h.nodes.len().min(DRAWN))
+            .max()
+            .unwrap_or(0);
     for house in &state.houses {
         let mut dots = String::new();
         let drawn = house.nodes.len().min(DRAWN);
@@ -183,12 +194,23 @@ fn picture(state: &State, paint: Paint) -> Vec<String> {
             });
             dots.push(' ');
         }
-        let widest = state.houses.iter().map(|h| h.nodes.len().min(DRAWN)).max().unwrap_or(0);
+        let widest = state
+            .houses
+            .iter()
+            .map(|h| h.nodes.len().min(DRAWN))
+            .max()
+            .unwrap_or(0);
         let gap = " ".repeat(2 * (widest - drawn));
-        let burned = house.nodes.iter().any(|&node| state.lights[node] == Light::Burned);
+        let burned = house
+            .nodes
+            .iter()
+            .any(|&node| state.lights[node] == Light::Burned);
         let people = cut(&house.people.join(" "), room);
         let people = match state.fire.filter(|_| burned) {
-            Some(at) => paint.red(&format!("burned {} s ago", now.saturating_sub(at) / 1_000_000)),
+            Some(at) => paint.red(&format!(
+                "burned {} s ago",
+                now.saturating_sub(at) / 1_000_000
+            )),
             None => paint.dim(&people),
         };
         let name = format!("{} {}", left(&house.korean, 6), left(&house.name, 11));
@@ -198,8 +220,16 @@ fn picture(state: &State, paint: Paint) -> Vec<String> {
     lines.push(String::new());
     if let Some(stage) = &state.stage {
         let share = now as f64 / (state.seconds as f64 * 1e6);
-        let clock = format!("{:>3} of {} s", (now / 1_000_000).min(state.seconds), state.seconds);
-        lines.push(format!("    {}  {clock}  {}", bar(share, 40), cut(&state.phase, 20)));
+        let clock = format!(
+            "{:>3} of {} s",
+            (now / 1_000_000).min(state.seconds),
+            state.seconds
+        );
+        lines.push(format!(
+            "    {}  {clock}  {}",
+            bar(share, 40),
+            cut(&state.phase, 20)
+        ));
         lines.push(String::new());
         lines.extend(counters(&stage.auditor().counts));
     } else {
@@ -225,7 +255,10 @@ fn counters(counts: &Counts) -> [String; 3] {
             figure(counts.ious_accepted),
             figure(counts.refused)
         ),
-        format!("    call to safe, lately: p50 {:.1} ms, p99 {:.1} ms", spread.p50, spread.p99),
+        format!(
+            "    call to safe, lately: p50 {:.1} ms, p99 {:.1} ms",
+            spread.p50, spread.p99
+        ),
     ]
 }
 
@@ -274,18 +307,28 @@ mod tests {
         let lines = picture(&board.state(), Paint(false));
         let pangyo = lines.iter().find(|line| line.contains("pangyo")).unwrap();
         let busan = lines.iter().find(|line| line.contains("busan")).unwrap();
-        assert!(pangyo.contains("○ ○ ○ ○") && pangyo.contains("burned"), "{pangyo}");
+        assert!(
+            pangyo.contains("○ ○ ○ ○") && pangyo.contains("burned"),
+            "{pangyo}"
+        );
         assert!(busan.contains("● ● ●") && busan.contains('…'), "{busan}");
         let column = |line: &str, dot: char| width(line.split(dot).next().unwrap());
         assert_eq!(column(pangyo, '○'), column(busan, '●'));
-        assert!(lines.iter().all(|line| width(line) <= COLUMNS), "{lines:#?}");
+        assert!(
+            lines.iter().all(|line| width(line) <= COLUMNS),
+            "{lines:#?}"
+        );
     }
 
     #[test]
     fn before_traffic_it_says_what_is_being_done() {
         let board = Board::new("a test", &Layout::even(4, 4, 8, "test"), 60);
         board.phase("3 of 8 accounts made");
-        assert!(picture(&board.state(), Paint(false)).join("\n").contains("3 of 8 accounts made"));
+        assert!(
+            picture(&board.state(), Paint(false))
+                .join("\n")
+                .contains("3 of 8 accounts made")
+        );
         assert!(line(&board.state(), Duration::from_secs(2)).ends_with("3 of 8 accounts made"));
     }
 }

@@ -76,9 +76,16 @@ pub(crate) struct Frame<'a> {
 /// for each other: exponential pauses. After the fire only survivors act, to anybody.
 pub(crate) fn operations(seed: u64, frame: &Frame<'_>) -> Vec<Operation> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x5045_4f50_4c45);
-    let ends: Vec<(usize, usize)> =
-        frame.friendships.iter().flat_map(|f| [(f.a, f.b), (f.b, f.a)]).collect();
-    let alive: Vec<_> = ends.iter().copied().filter(|&(from, _)| !frame.burns[from]).collect();
+    let ends: Vec<(usize, usize)> = frame
+        .friendships
+        .iter()
+        .flat_map(|f| [(f.a, f.b), (f.b, f.a)])
+        .collect();
+    let alive: Vec<_> = ends
+        .iter()
+        .copied()
+        .filter(|&(from, _)| !frame.burns[from])
+        .collect();
     let mut places: BTreeMap<(usize, usize), u32> = BTreeMap::new();
     let mut all = Vec::new();
     let mut at = 0.0_f64;
@@ -87,13 +94,20 @@ pub(crate) fn operations(seed: u64, frame: &Frame<'_>) -> Vec<Operation> {
         if at >= frame.seconds as f64 * 1e6 {
             return all;
         }
-        let choice = if (at as u64) < frame.fire_at { &ends } else { &alive };
+        let choice = if (at as u64) < frame.fire_at {
+            &ends
+        } else {
+            &alive
+        };
         let (from, to) = choice[rng.random_range(0..choice.len())];
         let number = all.len();
         let what = if rng.random_range(0..100) < IOU_PERCENT {
             let purpose = PURPOSES[rng.random_range(0..PURPOSES.len())];
             let amount = rng.random_range(10..=300) * 100;
-            What::Iou { amount, note: format!("#{number} {purpose}") }
+            What::Iou {
+                amount,
+                note: format!("#{number} {purpose}"),
+            }
         } else {
             let place = places.entry((from, to)).or_insert(0);
             *place += 1;
@@ -101,10 +115,20 @@ pub(crate) fn operations(seed: u64, frame: &Frame<'_>) -> Vec<Operation> {
             if rng.random_range(0..LONG_ONE_IN) == 0 {
                 text.push_str(&" 그리고 또".repeat(rng.random_range(10..300)));
             }
-            What::Text { place: *place, text }
+            What::Text {
+                place: *place,
+                text,
+            }
         };
         let twice = rng.random_range(0..TWICE_ONE_IN) == 0;
-        all.push(Operation { number, at: at as u64, from, to, what, twice });
+        all.push(Operation {
+            number,
+            at: at as u64,
+            from,
+            to,
+            what,
+            twice,
+        });
     }
 }
 
@@ -151,10 +175,16 @@ mod tests {
     fn after_the_fire_the_burned_are_written_to_but_do_not_write() {
         let all = sample(1);
         let burned = |account: usize| account % 12 < 3;
-        let after: Vec<_> = all.iter().filter(|operation| operation.at >= 20_000_000).collect();
+        let after: Vec<_> = all
+            .iter()
+            .filter(|operation| operation.at >= 20_000_000)
+            .collect();
         assert!(after.iter().all(|operation| !burned(operation.from)));
         assert!(after.iter().any(|operation| burned(operation.to)));
-        assert!(all.iter().any(|operation| operation.at < 20_000_000 && burned(operation.from)));
+        assert!(
+            all.iter()
+                .any(|operation| operation.at < 20_000_000 && burned(operation.from))
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The main job, small: real daemons as processes of their own, a building that burns, the reckoning.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -40,8 +42,18 @@ fn a_building_burns_and_nothing_promised_is_lost() {
     let json = runtime.path().join("fire.json");
     let output = testnet(
         &[
-            "--nodes", "8", "--buildings", "4", "--accounts", "8", "--seconds", "12", "--rate", "20",
-            "--json", json.to_str().unwrap(),
+            "--nodes",
+            "8",
+            "--buildings",
+            "4",
+            "--accounts",
+            "8",
+            "--seconds",
+            "12",
+            "--rate",
+            "20",
+            "--json",
+            json.to_str().unwrap(),
         ],
         runtime.path(),
     );
@@ -49,13 +61,23 @@ fn a_building_burns_and_nothing_promised_is_lost() {
     let result: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     assert_eq!(result["ok"], true);
     assert_eq!(result["burned"]["building"], "pangyo");
-    assert_eq!((&result["burned"]["nodes"], &result["burned"]["accounts"]), (&2.into(), &2.into()));
+    assert_eq!(
+        (&result["burned"]["nodes"], &result["burned"]["accounts"]),
+        (&2.into(), &2.into())
+    );
     let figure = |path: &str| result.pointer(path).and_then(Value::as_i64).unwrap();
-    assert!(figure("/messages/sent") > 100 && figure("/ious/signed") > 30, "{result}");
+    assert!(
+        figure("/messages/sent") > 100 && figure("/ious/signed") > 30,
+        "{result}"
+    );
     assert_eq!(figure("/messages/safe"), figure("/messages/sent"));
     for path in [
-        "/messages/lost_safe", "/messages/shown_twice", "/messages/out_of_order",
-        "/ious/lost_safe", "/ledger/disagreements", "/ledger/sum/KRW",
+        "/messages/lost_safe",
+        "/messages/shown_twice",
+        "/messages/out_of_order",
+        "/ious/lost_safe",
+        "/ledger/disagreements",
+        "/ledger/sum/KRW",
     ] {
         assert_eq!(figure(path), 0, "{path}");
     }
@@ -75,13 +97,25 @@ fn a_network_that_is_up_is_shown_and_taken_down_with_everything_it_had() {
     let again = testnet(&["up"], runtime.path());
     let down = testnet(&["down"], runtime.path());
     assert!(up.status.success(), "{}", text(&up));
-    assert!(text(&up).contains("send") && text(&up).contains("--socket"), "{}", text(&up));
+    assert!(
+        text(&up).contains("send") && text(&up).contains("--socket"),
+        "{}",
+        text(&up)
+    );
     assert!(status.status.success(), "{}", text(&status));
     for name in ["pangyo-1", "anyang-1", "busan-1", "jeju-1"] {
         assert!(text(&status).contains(name), "{}", text(&status));
     }
-    assert!(!again.status.success() && text(&again).contains("up already"), "{}", text(&again));
-    assert!(down.status.success() && text(&down).contains("Stopped 4 nodes"), "{}", text(&down));
+    assert!(
+        !again.status.success() && text(&again).contains("up already"),
+        "{}",
+        text(&again)
+    );
+    assert!(
+        down.status.success() && text(&down).contains("Stopped 4 nodes"),
+        "{}",
+        text(&down)
+    );
     #[cfg(target_os = "linux")]
     assert_eq!(daemons(runtime.path()), 0);
     assert!(!testnet(&["status"], runtime.path()).status.success());
@@ -106,7 +140,10 @@ fn a_test_that_is_killed_leaves_no_daemon_behind() {
     child.wait().unwrap();
     let begun = std::time::Instant::now();
     while daemons(runtime.path()) > 0 {
-        assert!(begun.elapsed().as_secs() < 20, "daemons outlive the test that was killed");
+        assert!(
+            begun.elapsed().as_secs() < 20,
+            "daemons outlive the test that was killed"
+        );
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }

@@ -5,3 +5,4 @@ mod delivery;
 mod hostile;
 mod network;
 mod payments;
+mod storage;

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a sample that cannot be made must stop the test")]
 
 use pumasi_protocol::chat::{Chat, Position};
-use pumasi_protocol::codec::{self, Wire};
+use pumasi_protocol::codec;
 use pumasi_protocol::crypto::{Secret, Signable, Signed, SigningKey};
 use pumasi_protocol::envelope::{
     Body, Capability, Content, Conversation, Encapsulation, Envelope, Head, Letter, Payload, SealFor,
@@ -370,11 +370,6 @@ pub(crate) fn all() -> Vec<Encoded> {
     let unit = format!("hour@{}", HANA.account());
     all.push(("text", "unit".into(), unit.into_bytes()));
     all
-}
-
-/// The longest encoding of a kind of object.
-pub(crate) fn longest<T: Wire>() -> usize {
-    T::MAX
 }
 
 /// A hash that only fills a place.

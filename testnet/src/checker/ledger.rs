@@ -24,7 +24,8 @@ pub(super) fn check(scene: &Scene<'_>, reckoning: &mut Reckoning) {
     }
     for (unit, sum) in &reckoning.ledger.sum {
         if *sum != 0 {
-            let text = format!("over all lines {sum} {unit} came from nowhere (or, negative, went)");
+            let text =
+                format!("over all lines {sum} {unit} came from nowhere (or, negative, went)");
             reckoning.broken.push(text);
         }
     }
@@ -50,12 +51,18 @@ fn check_one(scene: &Scene<'_>, entry: &Entry, id: &str, reckoning: &mut Reckoni
     let promised = safe || accepted;
     if missing && promised {
         let called = if safe { "safe" } else { "accepted" };
-        reckoning.broken.push(format!("{what} was called {called}, and its payee does not have it"));
+        reckoning.broken.push(format!(
+            "{what} was called {called}, and its payee does not have it"
+        ));
     } else if missing && scene.survives(from) {
-        reckoning.broken.push(format!("{what} has not reached its payee"));
+        reckoning
+            .broken
+            .push(format!("{what} has not reached its payee"));
     }
     if forgotten {
-        reckoning.broken.push(format!("{what} is gone from its payer's own list"));
+        reckoning
+            .broken
+            .push(format!("{what} is gone from its payer's own list"));
     }
     reckoning.ious.lost_safe += u64::from((missing || forgotten) && promised);
     if scene.survives(from) && !safe {
@@ -67,9 +74,15 @@ fn check_one(scene: &Scene<'_>, entry: &Entry, id: &str, reckoning: &mut Reckoni
         // Limits are never lowered in a run, so nothing that was taken may be declined.
         if view.state == "declined" {
             let reason = view.reason.as_deref().unwrap_or("no reason");
-            reckoning.broken.push(format!("{what} was declined, says {name}: {reason}"));
-        } else if view.state != "accepted" && (accepted || scene.survives(from) && scene.survives(to)) {
-            reckoning.broken.push(format!("{what} is still {} at {name}", view.state));
+            reckoning
+                .broken
+                .push(format!("{what} was declined, says {name}: {reason}"));
+        } else if view.state != "accepted"
+            && (accepted || scene.survives(from) && scene.survives(to))
+        {
+            reckoning
+                .broken
+                .push(format!("{what} is still {} at {name}", view.state));
         }
     }
 }
@@ -89,11 +102,16 @@ fn check_list(scene: &Scene<'_>, account: usize, reckoning: &mut Reckoning) {
         let what = scene.describe(entry);
         if payment.amount.amount != amount.to_string() || payment.amount.currency != UNIT {
             let shown = &payment.amount;
-            let text = format!("{name} is shown {what} as {} {}", shown.amount, shown.currency);
+            let text = format!(
+                "{name} is shown {what} as {} {}",
+                shown.amount, shown.currency
+            );
             reckoning.broken.push(text);
         }
         if !seen.insert(entry.operation.number) {
-            reckoning.broken.push(format!("{name} is shown {what} twice"));
+            reckoning
+                .broken
+                .push(format!("{name} is shown {what} twice"));
         }
     }
 }
@@ -105,9 +123,15 @@ fn entry_of<'a>(
     payment: &PaymentView,
 ) -> Option<(&'a Entry, u64)> {
     let other = *scene.index.get(payment.contact.as_str())?;
-    let ends = if payment.direction == "in" { (other, account) } else { (account, other) };
+    let ends = if payment.direction == "in" {
+        (other, account)
+    } else {
+        (account, other)
+    };
     let entry = scene.record.entries.get(number_in(&payment.note)?)?;
-    let What::Iou { amount, .. } = entry.operation.what else { return None };
+    let What::Iou { amount, .. } = entry.operation.what else {
+        return None;
+    };
     let ours = (entry.operation.from, entry.operation.to) == ends
         && !matches!(entry.outcome, Outcome::Skipped | Outcome::Refused(..))
         && entry.id().is_none_or(|id| id == payment.id);
@@ -129,7 +153,9 @@ impl Expected {
         let contact = &scene.record.people[other].id;
         let mut counted = BTreeSet::new();
         for payment in &scene.findings.accounts[&account].payments {
-            let Some((_, amount)) = entry_of(scene, account, payment) else { continue };
+            let Some((_, amount)) = entry_of(scene, account, payment) else {
+                continue;
+            };
             if payment.contact != *contact || !counted.insert(&payment.id) {
                 continue;
             }
@@ -154,8 +180,10 @@ impl Expected {
 /// One line, from each end that survives.
 fn check_line(scene: &Scene<'_>, friendship: &Friendship, reckoning: &mut Reckoning) {
     let ends = [(friendship.a, friendship.b), (friendship.b, friendship.a)];
-    let ends: Vec<_> =
-        ends.into_iter().filter(|(account, _)| scene.findings.accounts.contains_key(account)).collect();
+    let ends: Vec<_> = ends
+        .into_iter()
+        .filter(|(account, _)| scene.findings.accounts.contains_key(account))
+        .collect();
     if ends.is_empty() {
         return;
     }
@@ -185,15 +213,33 @@ fn check_line(scene: &Scene<'_>, friendship: &Friendship, reckoning: &mut Reckon
     if let [one, two] = shown[..] {
         let mirrored = [
             ("balance", number(&one.balance), -number(&two.balance)),
-            ("given limit", number(&one.limit_given), number(&two.limit_received)),
-            ("received limit", number(&one.limit_received), number(&two.limit_given)),
-            ("settled out", number(&one.settled_out), number(&two.settled_in)),
-            ("settled in", number(&one.settled_in), number(&two.settled_out)),
+            (
+                "given limit",
+                number(&one.limit_given),
+                number(&two.limit_received),
+            ),
+            (
+                "received limit",
+                number(&one.limit_received),
+                number(&two.limit_given),
+            ),
+            (
+                "settled out",
+                number(&one.settled_out),
+                number(&two.settled_in),
+            ),
+            (
+                "settled in",
+                number(&one.settled_in),
+                number(&two.settled_out),
+            ),
         ];
         for (what, here, there) in mirrored {
             if here != there {
                 let (a, b) = (scene.name(friendship.a), scene.name(friendship.b));
-                wrong.push(format!("{a} and {b} disagree on the {what}: {here} and {there}"));
+                wrong.push(format!(
+                    "{a} and {b} disagree on the {what}: {here} and {there}"
+                ));
             }
         }
     }
@@ -203,7 +249,10 @@ fn check_line(scene: &Scene<'_>, friendship: &Friendship, reckoning: &mut Reckon
 
 fn line<'a>(scene: &Scene<'a>, account: usize, other: usize) -> Option<&'a LineView> {
     let contact = &scene.record.people[other].id;
-    scene.findings.accounts[&account].lines.iter().find(|l| l.contact == *contact && l.unit == UNIT)
+    scene.findings.accounts[&account]
+        .lines
+        .iter()
+        .find(|l| l.contact == *contact && l.unit == UNIT)
 }
 
 /// Where one end of a line differs from what the auditor expects there.
@@ -213,15 +262,27 @@ fn differences(
     friendship: &Friendship,
     account: usize,
 ) -> Vec<String> {
-    let other = if account == friendship.a { friendship.b } else { friendship.a };
+    let other = if account == friendship.a {
+        friendship.b
+    } else {
+        friendship.a
+    };
     let figures = [
         ("balance", &line.balance, expected.balance()),
         ("settled out", &line.settled_out, expected.settled_out),
         ("settled in", &line.settled_in, expected.settled_in),
         ("held out", &line.held_out, expected.held_out),
         ("held in", &line.held_in, expected.held_in),
-        ("limit given", &line.limit_given, i128::from(friendship.limit_for(other))),
-        ("limit received", &line.limit_received, i128::from(friendship.limit_for(account))),
+        (
+            "limit given",
+            &line.limit_given,
+            i128::from(friendship.limit_for(other)),
+        ),
+        (
+            "limit received",
+            &line.limit_received,
+            i128::from(friendship.limit_for(account)),
+        ),
     ];
     let mut differences: Vec<_> = figures
         .into_iter()

@@ -24,13 +24,19 @@ fn check_side(
     let out = ious(scene, debtor, creditor);
     let back = ious(scene, creditor, debtor);
     for (entry, amount) in &out {
-        let (Some(begun), Some(ended)) = (entry.begun, entry.ended) else { continue };
+        let (Some(begun), Some(ended)) = (entry.begun, entry.ended) else {
+            continue;
+        };
         let number = entry.operation.number;
-        let others = out.iter().filter(|(other, _)| other.operation.number != number);
+        let others = out
+            .iter()
+            .filter(|(other, _)| other.operation.number != number);
         match &entry.outcome {
             Outcome::Refused(code, _) if code == NO_CREDIT => {
                 let most = others
-                    .filter(|(other, _)| may_count(other) && other.begun.is_some_and(|at| at < ended))
+                    .filter(|(other, _)| {
+                        may_count(other) && other.begun.is_some_and(|at| at < ended)
+                    })
                     .map(|(_, amount)| amount)
                     .sum::<i128>()
                     - back

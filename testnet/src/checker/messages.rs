@@ -9,7 +9,12 @@ use crate::auditor::{Entry, Outcome};
 use crate::workload::{What, number_in};
 
 pub(super) fn check(scene: &Scene<'_>, reckoning: &mut Reckoning) {
-    for entry in scene.record.entries.iter().filter(|entry| entry.operation.is_text()) {
+    for entry in scene
+        .record
+        .entries
+        .iter()
+        .filter(|entry| entry.operation.is_text())
+    {
         if let Some(id) = entry.id() {
             check_one(scene, entry, id, reckoning);
         }
@@ -21,10 +26,16 @@ pub(super) fn check(scene: &Scene<'_>, reckoning: &mut Reckoning) {
     }
 }
 
+/// Buildings whose signatures make something safe.
+const SAFE_BUILDINGS: usize = 2;
+
 /// One text that its sender's node accepted.
 fn check_one(scene: &Scene<'_>, entry: &Entry, id: &str, reckoning: &mut Reckoning) {
     let (from, to) = (entry.operation.from, entry.operation.to);
-    let here = scene.texts.get(&(from, id)).map(|view| (view.state, view.safe));
+    let here = scene
+        .texts
+        .get(&(from, id))
+        .map(|view| (view.state, view.safe));
     let arrived = scene.texts.contains_key(&(to, id));
     let safe = scene.said_safe(id, here);
     let delivered = scene.said_delivered(id, here);
@@ -35,22 +46,35 @@ fn check_one(scene: &Scene<'_>, entry: &Entry, id: &str, reckoning: &mut Reckoni
     let missing = scene.was_asked(to) && !arrived;
     if missing && (safe || delivered) {
         let called = if safe { "safe" } else { "delivered" };
-        reckoning.broken.push(format!("{what} was called {called}, and its reader does not have it"));
+        reckoning.broken.push(format!(
+            "{what} was called {called}, and its reader does not have it"
+        ));
     } else if missing && scene.survives(from) {
-        reckoning.broken.push(format!("{what} has not reached its reader"));
+        reckoning
+            .broken
+            .push(format!("{what} has not reached its reader"));
     }
     let forgotten = scene.was_asked(from) && here.is_none();
     if forgotten {
-        reckoning.broken.push(format!("{what} is gone from its sender's own list"));
+        reckoning
+            .broken
+            .push(format!("{what} is gone from its sender's own list"));
     }
     if (missing || forgotten) && (safe || delivered) {
         reckoning.messages.lost_safe += 1;
+    }
+    let view = scene.texts.get(&(from, id)).copied();
+    if let Some(view) = view.filter(|view| view.safe && view.buildings < SAFE_BUILDINGS) {
+        let text = format!("{what} is called safe with {} buildings", view.buildings);
+        reckoning.broken.push(text);
     }
     if scene.survives(from) && !safe {
         reckoning.broken.push(format!("{what} has not become safe"));
     }
     if scene.was_asked(from) && arrived && !delivered {
-        reckoning.broken.push(format!("{what} has arrived, and its sender was not told"));
+        reckoning
+            .broken
+            .push(format!("{what} has arrived, and its sender was not told"));
     }
 }
 
@@ -64,7 +88,9 @@ fn check_list(
 ) {
     let reader = scene.name(account);
     let Some(&other) = scene.index.get(contact) else {
-        reckoning.broken.push(format!("{reader} has a chat with {contact}, whom nobody knows"));
+        reckoning.broken.push(format!(
+            "{reader} has a chat with {contact}, whom nobody knows"
+        ));
         return;
     };
     let mut ids = BTreeSet::new();
@@ -74,14 +100,20 @@ fn check_list(
     for message in list {
         if !ids.insert(&message.id) {
             reckoning.messages.shown_twice += 1;
-            reckoning.broken.push(format!("{reader} is shown {} twice", message.id));
+            reckoning
+                .broken
+                .push(format!("{reader} is shown {} twice", message.id));
             continue;
         }
         if message.kind != "text" {
             continue;
         }
         let incoming = message.direction == "in";
-        let (from, to) = if incoming { (other, account) } else { (account, other) };
+        let (from, to) = if incoming {
+            (other, account)
+        } else {
+            (account, other)
+        };
         let entry = number_in(&message.text).and_then(|number| scene.record.entries.get(number));
         let Some(entry) = entry.filter(|entry| {
             (entry.operation.from, entry.operation.to) == (from, to)
@@ -95,24 +127,34 @@ fn check_list(
             ));
             continue;
         };
-        let What::Text { place, text } = &entry.operation.what else { continue };
+        let What::Text { place, text } = &entry.operation.what else {
+            continue;
+        };
         let what = scene.describe(entry);
         if *text != message.text {
-            reckoning.broken.push(format!("{reader} is shown {what} with other words"));
+            reckoning
+                .broken
+                .push(format!("{reader} is shown {what} with other words"));
         }
         let side = usize::from(incoming);
         if !seen[side].insert(entry.operation.number) {
             reckoning.messages.shown_twice += 1;
-            reckoning.broken.push(format!("{reader} is shown {what} twice"));
+            reckoning
+                .broken
+                .push(format!("{reader} is shown {what} twice"));
             continue;
         }
         if *place < latest[side] {
             reckoning.messages.out_of_order += 1;
-            reckoning.broken.push(format!("{reader} is shown {what} after a later one"));
+            reckoning
+                .broken
+                .push(format!("{reader} is shown {what} after a later one"));
         }
         latest[side] = latest[side].max(*place);
         if incoming && message.gap > 0 && scene.survives(from) {
-            reckoning.broken.push(format!("{reader} is told that something is missing before {what}"));
+            reckoning.broken.push(format!(
+                "{reader} is told that something is missing before {what}"
+            ));
         }
     }
 }

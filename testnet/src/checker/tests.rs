@@ -16,22 +16,44 @@ const FIRE: u64 = 3_500;
 /// Three accounts: 0 and 1 survive, 2 burned. Two texts and one IOU on every path.
 fn world() -> (Auditor, Findings) {
     let people = (0..3)
-        .map(|i| Who { name: format!("p{i}"), id: format!("pm1{i}"), burns: i == 2 })
+        .map(|i| Who {
+            name: format!("p{i}"),
+            id: format!("pm1{i}"),
+            burns: i == 2,
+        })
         .collect();
     let friendships = [(0, 1), (0, 2), (1, 2)]
-        .map(|(a, b)| Friendship { a, b, a_gives: 1_000, b_gives: 2_000 })
+        .map(|(a, b)| Friendship {
+            a,
+            b,
+            a_gives: 1_000,
+            b_gives: 2_000,
+        })
         .to_vec();
     let mut operations = Vec::new();
     for (from, to) in [(0, 1), (1, 0), (0, 2), (2, 0)] {
         for place in 1..=3_u32 {
             let number = operations.len();
             let what = if place == 3 {
-                What::Iou { amount: 100, note: format!("#{number} tea") }
+                What::Iou {
+                    amount: 100,
+                    note: format!("#{number} tea"),
+                }
             } else {
-                What::Text { place, text: format!("#{number} hello") }
+                What::Text {
+                    place,
+                    text: format!("#{number} hello"),
+                }
             };
             let at = number as u64 * 1_000;
-            operations.push(Operation { number, at, from, to, what, twice: false });
+            operations.push(Operation {
+                number,
+                at,
+                from,
+                to,
+                what,
+                twice: false,
+            });
         }
     }
     let mut record = Auditor::new(people, friendships.clone(), operations);
@@ -43,20 +65,30 @@ fn world() -> (Auditor, Findings) {
         record.said.entry(format!("id{number}")).or_default().safe = Some(at + 10);
     }
     let mut findings = Findings::default();
-    findings.accounts.extend([(0, Account::default()), (1, Account::default())]);
+    findings
+        .accounts
+        .extend([(0, Account::default()), (1, Account::default())]);
     for entry in &record.entries {
         let (from, to) = (entry.operation.from, entry.operation.to);
         for (account, other, direction) in [(from, to, "out"), (to, from, "in")] {
-            let Some(found) = findings.accounts.get_mut(&account) else { continue };
+            let Some(found) = findings.accounts.get_mut(&account) else {
+                continue;
+            };
             let id = format!("id{}", entry.operation.number);
             match &entry.operation.what {
                 What::Text { text, .. } => {
                     let message = message(&id, other, direction, text, to != 2);
-                    found.chats.entry(format!("pm1{other}")).or_default().push(message);
+                    found
+                        .chats
+                        .entry(format!("pm1{other}"))
+                        .or_default()
+                        .push(message);
                 }
                 What::Iou { amount, note } => {
                     let accepted = to != 2;
-                    found.payments.push(payment(&id, other, direction, *amount, note, accepted));
+                    found
+                        .payments
+                        .push(payment(&id, other, direction, *amount, note, accepted));
                 }
             }
         }
@@ -64,7 +96,12 @@ fn world() -> (Auditor, Findings) {
     for friendship in &friendships {
         for (account, other) in [(friendship.a, friendship.b), (friendship.b, friendship.a)] {
             if let Some(found) = findings.accounts.get_mut(&account) {
-                let line = line(found, other, friendship.limit_for(other), friendship.limit_for(account));
+                let line = line(
+                    found,
+                    other,
+                    friendship.limit_for(other),
+                    friendship.limit_for(account),
+                );
                 found.lines.push(line);
             }
         }
@@ -84,7 +121,11 @@ fn message(id: &str, other: usize, direction: &str, text: &str, delivered: bool)
         payment: None,
         sequence: 0,
         time: String::new(),
-        state: if delivered { State::Delivered } else { State::Safe },
+        state: if delivered {
+            State::Delivered
+        } else {
+            State::Safe
+        },
         safe: true,
         buildings: 2,
         safe_until: None,
@@ -105,7 +146,10 @@ fn payment(
         contact: format!("pm1{other}"),
         contact_name: String::new(),
         direction: direction.to_owned(),
-        amount: Money { amount: amount.to_string(), currency: UNIT.to_owned() },
+        amount: Money {
+            amount: amount.to_string(),
+            currency: UNIT.to_owned(),
+        },
         note: note.to_owned(),
         state: if accepted { "accepted" } else { "held" }.to_owned(),
         reason: None,
@@ -152,7 +196,13 @@ fn after(change: impl FnOnce(&mut Auditor, &mut Findings)) -> Reckoning {
 }
 
 fn chat(findings: &mut Findings, account: usize, other: usize) -> &mut Vec<MessageView> {
-    findings.accounts.get_mut(&account).unwrap().chats.get_mut(&format!("pm1{other}")).unwrap()
+    findings
+        .accounts
+        .get_mut(&account)
+        .unwrap()
+        .chats
+        .get_mut(&format!("pm1{other}"))
+        .unwrap()
 }
 
 fn first_line(findings: &mut Findings, account: usize) -> &mut LineView {
@@ -161,7 +211,11 @@ fn first_line(findings: &mut Findings, account: usize) -> &mut LineView {
 
 #[track_caller]
 fn assert_says(reckoning: &Reckoning, words: &str) {
-    assert!(reckoning.broken.iter().any(|text| text.contains(words)), "{:#?}", reckoning.broken);
+    assert!(
+        reckoning.broken.iter().any(|text| text.contains(words)),
+        "{:#?}",
+        reckoning.broken
+    );
 }
 
 #[test]
@@ -171,7 +225,14 @@ fn a_run_in_which_everything_held_is_clean() {
     assert_eq!((reckoning.messages.sent, reckoning.messages.safe), (8, 8));
     // The two to the burned account are not delivered.
     assert_eq!(reckoning.messages.delivered, 6);
-    assert_eq!((reckoning.ious.signed, reckoning.ious.accepted, reckoning.ious.held), (4, 3, 1));
+    assert_eq!(
+        (
+            reckoning.ious.signed,
+            reckoning.ious.accepted,
+            reckoning.ious.held
+        ),
+        (4, 3, 1)
+    );
     // The line between 1 and 2 is seen from one end, as is that between 0 and 2.
     assert_eq!(reckoning.ledger.lines, 3);
     assert_eq!(reckoning.ledger.sum, BTreeMap::from([(UNIT.to_owned(), 0)]));
@@ -181,7 +242,10 @@ fn a_run_in_which_everything_held_is_clean() {
 fn a_lost_safe_message_is_found() {
     let reckoning = after(|_, findings| drop(chat(findings, 1, 0).remove(0)));
     assert_eq!(reckoning.messages.lost_safe, 1);
-    assert_says(&reckoning, "was called safe, and its reader does not have it");
+    assert_says(
+        &reckoning,
+        "was called safe, and its reader does not have it",
+    );
 }
 
 #[test]
@@ -195,7 +259,10 @@ fn a_message_of_the_burned_that_was_safe_before_the_fire_is_missed() {
         gone(record, findings);
         record.said.remove("id9");
     });
-    assert_eq!((reckoning.messages.lost_safe, reckoning.broken.len()), (0, 0));
+    assert_eq!(
+        (reckoning.messages.lost_safe, reckoning.broken.len()),
+        (0, 0)
+    );
 }
 
 #[test]
@@ -222,7 +289,9 @@ fn a_message_shown_twice_is_found_under_one_id_or_two() {
 fn messages_out_of_order_are_found() {
     let reckoning = after(|_, findings| {
         let list = chat(findings, 1, 0);
-        let places: Vec<_> = (0..list.len()).filter(|&i| list[i].direction == "in").collect();
+        let places: Vec<_> = (0..list.len())
+            .filter(|&i| list[i].direction == "in")
+            .collect();
         list.swap(places[0], places[1]);
     });
     assert_eq!(reckoning.messages.out_of_order, 1);
@@ -241,11 +310,26 @@ fn changed_words_and_messages_from_nowhere_are_found() {
 fn a_message_to_the_burned_must_become_safe() {
     let reckoning = after(|record, findings| {
         record.said.remove("id6");
-        let message = chat(findings, 0, 2).iter_mut().find(|m| m.id == "id6").unwrap();
+        let message = chat(findings, 0, 2)
+            .iter_mut()
+            .find(|m| m.id == "id6")
+            .unwrap();
         (message.state, message.safe) = (State::OneBuilding, false);
     });
     assert_says(&reckoning, "has not become safe");
     assert_eq!(reckoning.messages.safe, 7);
+}
+
+#[test]
+fn a_message_called_safe_without_two_buildings_is_found() {
+    let reckoning = after(|_, findings| {
+        let message = chat(findings, 0, 1)
+            .iter_mut()
+            .find(|m| m.id == "id0")
+            .unwrap();
+        message.buildings = 1;
+    });
+    assert_says(&reckoning, "is called safe with 1 buildings");
 }
 
 #[test]
@@ -278,7 +362,12 @@ fn a_line_is_compared_with_the_auditor_also_where_the_other_end_burned() {
 #[test]
 fn a_lost_iou_and_one_from_nowhere_are_found() {
     let reckoning = after(|_, findings| {
-        findings.accounts.get_mut(&1).unwrap().payments.retain(|payment| payment.id != "id2");
+        findings
+            .accounts
+            .get_mut(&1)
+            .unwrap()
+            .payments
+            .retain(|payment| payment.id != "id2");
     });
     assert_eq!(reckoning.ious.lost_safe, 1);
     assert!(reckoning.ledger.disagreements > 0);
@@ -321,7 +410,10 @@ fn unknown_outcomes_are_forgiven_only_where_the_node_burned() {
 #[test]
 fn refusals_must_have_been_needed() {
     let refuse = |record: &mut Auditor, amount: u64, code: &str| {
-        record.entries[8].operation.what = What::Iou { amount, note: "#8 tea".to_owned() };
+        record.entries[8].operation.what = What::Iou {
+            amount,
+            note: "#8 tea".to_owned(),
+        };
         record.entries[8].outcome = Outcome::Refused(code.to_owned(), String::new());
     };
     let forget = |findings: &mut Findings| {

@@ -24,8 +24,8 @@ const TICK: u64 = 250;
 pub(super) struct Member {
     pub(super) engine: Engine,
     pub(super) id: NodeId,
-    directory: tempfile::TempDir,
-    settings: Settings,
+    pub(super) directory: tempfile::TempDir,
+    pub(super) settings: Settings,
     pub(super) alive: bool,
 }
 

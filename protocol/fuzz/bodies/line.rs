@@ -1,0 +1,340 @@
+//! Bytes as a history of two ends of one line, with a network that delays, repeats and reorders, and
+//! programs that sign what an honest one refuses. Whatever happens: an honest end takes no more than its
+//! limit, and once everything was delivered both ends say the same.
+
+use pumasi_protocol::codec;
+use pumasi_protocol::line::{
+    DeclineReason, Entry, EntryFault, EquivocationProof, Line, MAX_ACCEPT, MAX_BRANCHES, Operation,
+    Refusal, Stamp,
+};
+use pumasi_protocol::types::{Amount, Hash, PaymentId, Time};
+
+use super::samples::money::{End, hash_of};
+use super::samples::{DURI, HANA};
+
+/// Bytes of one action: what, which, how much.
+const ACTION_BYTES: usize = 3;
+/// Actions of one history at most; the rest of an input is not read.
+const ACTIONS_MAX: usize = 160;
+
+/// One end, what is on its way to it, and what waits for an earlier entry.
+struct Side {
+    end: End,
+    inbox: Vec<Entry>,
+    waiting: Vec<Entry>,
+    certificate: Hash,
+    /// The highest limit ever given.
+    top: u64,
+}
+
+struct World {
+    sides: [Side; 2],
+    clock: u64,
+    /// Somebody signed what an honest program refuses.
+    rogue: bool,
+}
+
+/// The target.
+pub(crate) fn run(input: &[u8]) {
+    let (hana, duri) = (HANA.account(), DURI.account());
+    let side = |me, other, certificate| Side {
+        end: End::new(me, other),
+        inbox: Vec::new(),
+        waiting: Vec::new(),
+        certificate,
+        top: 0,
+    };
+    let sides = [side(hana, duri, Hash([1; 32])), side(duri, hana, Hash([2; 32]))];
+    let mut world = World { sides, clock: 0, rogue: false };
+    for action in input.chunks_exact(ACTION_BYTES).take(ACTIONS_MAX) {
+        world.act(action[0], action[1], action[2]);
+        world.check_limits();
+    }
+    world.settle();
+    world.check_agreement();
+}
+
+/// Amounts: small ones mostly, and those at the edges.
+fn amount(byte: u8) -> Amount {
+    Amount(match byte {
+        0..=239 => u64::from(byte),
+        240..=247 => 1 << (byte - 190),
+        _ => u64::MAX - u64::from(255 - byte),
+    })
+}
+
+fn id(byte: u8) -> PaymentId {
+    PaymentId([byte % 24; 32])
+}
+
+impl World {
+    fn line(&self, at: usize) -> &Line {
+        &self.sides[at].end.line
+    }
+
+    fn stamp(&self, at: usize) -> Stamp {
+        Stamp { certificate: self.sides[at].certificate, now: Time(self.clock) }
+    }
+
+    /// An end signs: its own line takes it, then it is on its way. What it cannot take itself is not
+    /// sent.
+    fn sign(&mut self, at: usize, entry: Entry) -> Result<(), EntryFault> {
+        assert_eq!(codec::decode::<Entry>(&codec::encode(&entry)), Ok(entry.clone()));
+        self.sides[at].end.take(&entry)?;
+        if let Operation::Limit { amount } = entry.operation {
+            self.sides[at].top = self.sides[at].top.max(amount.0);
+        }
+        self.sides[1 - at].inbox.push(entry);
+        Ok(())
+    }
+
+    /// An honest end's own draft always fits.
+    fn sign_draft(&mut self, at: usize, draft: Result<Entry, Refusal>) -> bool {
+        match draft {
+            Ok(entry) => {
+                assert_eq!(entry.check(), Ok(()));
+                self.sign(at, entry).unwrap();
+                true
+            }
+            Err(refusal) => {
+                assert!(!refusal.to_string().is_empty());
+                false
+            }
+        }
+    }
+
+    fn act(&mut self, what: u8, which: u8, much: u8) {
+        let at = usize::from(what >> 7);
+        self.clock += 1;
+        let stamp = self.stamp(at);
+        match what & 15 {
+            0 => {
+                let draft = self.line(at).propose_limit(stamp, amount(much));
+                self.sign_draft(at, draft);
+            }
+            1..=3 => self.pay(at, id(which), amount(much)),
+            4 | 5 => {
+                self.answer(at);
+            }
+            6 => {
+                let other = self.line(at).other();
+                let held: Vec<_> = self.line(at).held(other).map(|(id, _)| id).collect();
+                let some: Vec<_> = held.iter().copied().skip(usize::from(which % 8)).collect();
+                self.accept(at, some.get(..usize::from(much).min(some.len())).unwrap_or(&[]));
+            }
+            7 => {
+                let other = self.line(at).other();
+                if let Some((iou, _)) = self.line(at).held(other).nth(usize::from(which % 8)) {
+                    let draft = self.line(at).propose_decline(stamp, iou, DeclineReason::Refused);
+                    assert!(self.sign_draft(at, draft));
+                }
+            }
+            8 => {
+                let draft = self.line(at).propose_close(stamp);
+                self.sign_draft(at, draft);
+            }
+            9 => self.restart(at),
+            10 | 11 => self.deliver(at, which, false),
+            12 => self.deliver(at, which, true),
+            13 => {
+                // The other end first, all of it.
+                for entry in std::mem::take(&mut self.sides[1 - at].inbox) {
+                    self.receive(1 - at, entry);
+                }
+            }
+            14 => self.sign_wrong(at, which, much),
+            _ => self.contradict(at, which, much),
+        }
+    }
+
+    fn pay(&mut self, at: usize, id: PaymentId, amount: Amount) {
+        let me = self.line(at).me();
+        let known = self.sides[at].end.ious.get(&(me, id));
+        let draft = self.line(at).propose_iou(self.stamp(at), id, amount, "", known);
+        let available = self.line(at).available();
+        if self.sign_draft(at, draft) {
+            assert!(amount <= available, "more was signed than could be paid");
+            assert_eq!(self.line(at).available().0, available.0 - amount.0);
+        }
+    }
+
+    fn accept(&mut self, at: usize, ious: &[PaymentId]) {
+        let draft = self.line(at).propose_accept(self.stamp(at), ious);
+        if self.sign_draft(at, draft) {
+            let view = self.line(at).view();
+            assert!(view.balance <= i128::from(view.limit_given.0), "accepted above the limit");
+        }
+    }
+
+    /// Signs all answers that are due. Says whether there were any.
+    fn answer(&mut self, at: usize) -> bool {
+        let answers = self.line(at).answers_due();
+        for ious in answers.accept.chunks(MAX_ACCEPT) {
+            let before = self.sides[at].end.entries.len();
+            self.accept(at, ious);
+            assert!(self.sides[at].end.entries.len() > before, "a due answer was refused");
+        }
+        for (iou, reason) in &answers.decline {
+            let draft = self.line(at).propose_decline(self.stamp(at), *iou, *reason);
+            assert!(self.sign_draft(at, draft));
+        }
+        assert_eq!(self.line(at).answers_due(), pumasi_protocol::line::Answers::default());
+        !answers.accept.is_empty() || !answers.decline.is_empty()
+    }
+
+    fn restart(&mut self, at: usize) {
+        let line = &mut self.sides[at].end.line;
+        *line = codec::decode(&codec::encode(line)).unwrap();
+    }
+
+    /// One entry arrives, and perhaps comes again later.
+    fn deliver(&mut self, at: usize, which: u8, again: bool) {
+        let inbox = &mut self.sides[at].inbox;
+        if inbox.is_empty() {
+            return;
+        }
+        let place = usize::from(which) % inbox.len();
+        let entry = if again { inbox[place].clone() } else { inbox.remove(place) };
+        self.receive(at, entry);
+    }
+
+    /// Takes an entry, or keeps it until those before it came. Any other fault is a broken promise: no
+    /// entry is refused because of what the other side signed.
+    fn receive(&mut self, at: usize, entry: Entry) {
+        let side = &mut self.sides[at];
+        side.waiting.push(entry);
+        loop {
+            let before = side.waiting.len();
+            for entry in std::mem::take(&mut side.waiting) {
+                match side.end.take(&entry) {
+                    Ok(()) | Err(EntryFault::Duplicate) => {}
+                    Err(EntryFault::Gap { .. }) => side.waiting.push(entry),
+                    Err(fault) => panic!("{fault}"),
+                }
+            }
+            if side.waiting.len() == before {
+                return;
+            }
+        }
+    }
+
+    fn operation(which: u8, much: u8) -> Operation {
+        let other = id(which.wrapping_mul(7));
+        match which >> 6 {
+            0 => Operation::Limit { amount: amount(much) },
+            1 => {
+                let mut ious = vec![id(which), other];
+                ious.sort_unstable();
+                ious.dedup();
+                Operation::Accept { ious }
+            }
+            2 => Operation::Decline { iou: id(which), reason: DeclineReason::Refused },
+            _ => Operation::Iou {
+                id: id(which),
+                amount: amount(much).max(Amount(1)),
+                purpose: "more".into(),
+            },
+        }
+    }
+
+    /// Signs what its own program should have refused, at the right place of its chain.
+    fn sign_wrong(&mut self, at: usize, which: u8, much: u8) {
+        if let Ok(mut entry) = self.line(at).propose_limit(self.stamp(at), Amount(0)) {
+            entry.operation = Self::operation(which, much);
+            self.rogue = true;
+            self.sign(at, entry).unwrap();
+        }
+    }
+
+    /// Signs a second entry beside, or after, one of its own.
+    fn contradict(&mut self, at: usize, which: u8, much: u8) {
+        let me = self.line(at).me();
+        let mine = self.sides[at].end.entries.iter().filter(|(_, (entry, _))| entry.author == me);
+        let mine: Vec<_> = mine.map(|(hash, (entry, _))| (*hash, entry.clone())).collect();
+        if mine.is_empty() || self.line(at).heads(me).len() >= MAX_BRANCHES {
+            return;
+        }
+        let (hash, parent) = mine[usize::from(much) % mine.len()].clone();
+        let mut entry = Entry { time: Time(self.clock), ..parent };
+        if which & 1 == 1 {
+            entry.sequence += 1;
+            entry.previous = hash;
+        }
+        entry.operation = Self::operation(which, much);
+        self.rogue = true;
+        self.sign(at, entry).unwrap();
+    }
+
+    /// Between honest ends nobody ever owes more than the highest limit that stood.
+    fn check_limits(&self) {
+        if self.rogue {
+            return;
+        }
+        for at in [0, 1] {
+            let view = self.line(at).view();
+            assert!(view.balance <= i128::from(self.sides[at].top), "accepted above every limit");
+            let owed = (view.settled_out + view.held_out) as i128 - view.settled_in as i128;
+            assert!(owed <= i128::from(self.sides[1 - at].top), "signed above every limit");
+            assert!(!view.frozen);
+        }
+    }
+
+    /// Delivers everything and answers everything, until nothing moves any more.
+    fn settle(&mut self) {
+        loop {
+            let mut moved = false;
+            for at in [0, 1] {
+                for entry in std::mem::take(&mut self.sides[at].inbox) {
+                    self.receive(at, entry);
+                    moved = true;
+                }
+                moved |= self.answer(at);
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn check_agreement(&self) {
+        let [a, b] = &self.sides;
+        assert!(a.waiting.is_empty() && b.waiting.is_empty(), "an entry never found its place");
+        let (at_a, at_b) = (a.end.line.view(), b.end.line.view());
+        assert_eq!(at_a.balance, -at_b.balance);
+        assert_eq!((at_a.settled_out, at_a.settled_in), (at_b.settled_in, at_b.settled_out));
+        assert_eq!((at_a.limit_given, at_a.limit_received), (at_b.limit_received, at_b.limit_given));
+        assert_eq!((at_a.closing_mine, at_a.closing_theirs), (at_b.closing_theirs, at_b.closing_mine));
+        assert_eq!((at_a.frozen, at_a.closed), (at_b.frozen, at_b.closed));
+        assert_eq!([at_a.held_out, at_a.held_in, at_b.held_out, at_b.held_in], [0; 4]);
+        assert!(self.rogue || !at_a.frozen);
+        for account in [HANA.account(), DURI.account()] {
+            assert_eq!(a.end.line.heads(account), b.end.line.heads(account));
+        }
+        for (key, record) in &a.end.ious {
+            let other = &b.end.ious[key];
+            assert_eq!((record.status(), record.amount()), (other.status(), other.amount()));
+        }
+        for side in &self.sides {
+            let mut again = side.end.clone();
+            for (entry, _) in side.end.entries.values() {
+                assert_eq!(again.take(entry), Err(EntryFault::Duplicate));
+            }
+            assert_eq!(again.line, side.end.line, "a repeated entry changed the line");
+            self.check_evidence(side);
+        }
+    }
+
+    /// A frozen line can show why, to anyone.
+    fn check_evidence(&self, side: &Side) {
+        let evidence = side.end.line.evidence();
+        assert_eq!(evidence.is_empty(), !side.end.line.is_frozen());
+        if let Some(found) = evidence.first() {
+            let signer = if found.author == HANA.account() { HANA } else { DURI };
+            let sign = |hash| signer.by_device(&side.end.entries[hash].0);
+            let proof = EquivocationProof::new(sign(&found.first), sign(&found.second));
+            let proven = proof.check(&signer.device().public()).unwrap();
+            assert_eq!(proven.sequence, found.sequence);
+            assert_eq!(hash_of(&proven), proof.first.hash());
+        }
+    }
+}

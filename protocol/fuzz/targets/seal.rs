@@ -1,0 +1,7 @@
+//! Hostile envelopes and encapsulations.
+#![no_main]
+
+#[path = "../bodies/mod.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| bodies::seal::run(input));
