@@ -1,5 +1,5 @@
 //! The daemon: settings to node, API around it, signals, an honest end. Not the command line: that
-//! parses and then calls [`run`].
+//! parses and then calls `run`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -237,7 +237,9 @@ fn filter(level: &str) -> Result<EnvFilter> {
     let directives = match level {
         "error" => level.to_owned(),
         "warn" | "info" | "debug" | "trace" => {
-            format!("warn,pumasi_node={level},pumasi_network={level},pumasi_protocol={level}")
+            format!(
+                "warn,yamux=error,pumasi_node={level},pumasi_network={level},pumasi_protocol={level}"
+            )
         }
         _ => level.to_owned(),
     };

@@ -5,6 +5,7 @@ mod account;
 mod events;
 mod options;
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,9 +47,10 @@ struct Inner {
     engine: mpsc::Sender<Message>,
     network: Network,
     readers: Vec<Mutex<Connection>>,
-    next_reader: std::sync::atomic::AtomicUsize,
+    next_reader: AtomicUsize,
     events: watch::Receiver<u64>,
     failure: watch::Receiver<Option<Error>>,
+    stopping: AtomicBool,
     started: Instant,
 }
 
@@ -162,7 +164,8 @@ impl Node {
                 .into_iter()
                 .map(|node| node.0)
                 .collect(),
-            allow_private: options.local,
+            // What is found on the local network has private addresses.
+            allow_private: options.local || options.mdns,
         };
         let (network, events) = Network::start(config)
             .await
@@ -201,9 +204,10 @@ impl Node {
                 engine: sender,
                 network,
                 readers,
-                next_reader: std::sync::atomic::AtomicUsize::new(0),
+                next_reader: AtomicUsize::new(0),
                 events: seen_by_handles,
                 failure: failure_by_handles,
+                stopping: AtomicBool::new(false),
                 started: Instant::now(),
             }),
         };
@@ -216,6 +220,7 @@ impl Node {
     /// Stops it: sessions are closed, the store is written back. Handles left over answer
     /// `Unavailable`.
     pub async fn shutdown(&self) {
+        self.inner.stopping.store(true, Ordering::Release);
         self.inner.network.shutdown().await;
         let (done, stopped) = oneshot::channel();
         if self.inner.engine.send(Message::Stop(done)).await.is_ok() {
@@ -231,8 +236,9 @@ impl Node {
             Ok(error) => error
                 .clone()
                 .unwrap_or_else(|| Error::new(ErrorKind::Internal, "the engine stopped")),
-            // The thread ended without a failure: a clean stop.
-            Err(_) => std::future::pending().await,
+            Err(_) if self.inner.stopping.load(Ordering::Acquire) => std::future::pending().await,
+            // The thread ended and nobody asked for it: a bug, told as such.
+            Err(_) => Error::new(ErrorKind::Internal, "the engine stopped unexpectedly"),
         }
     }
 
@@ -241,7 +247,13 @@ impl Node {
         if !self.inner.options.announce.is_empty() {
             return self.inner.options.announce.clone();
         }
-        self.inner.network.listening()
+        let loopback =
+            |address: &String| address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/");
+        let mut addresses = self.inner.network.listening();
+        if !self.inner.options.local {
+            addresses.retain(|address| !loopback(address));
+        }
+        addresses
     }
 
     async fn input(&self, input: Input) -> Result<()> {
@@ -288,9 +300,7 @@ impl Node {
     ) -> Result<T> {
         let inner = Arc::clone(&self.inner);
         blocking(move || {
-            let next = inner
-                .next_reader
-                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let next = inner.next_reader.fetch_add(1, Ordering::Relaxed);
             let reader = inner
                 .readers
                 .get(next % READERS)

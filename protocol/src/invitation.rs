@@ -123,7 +123,7 @@ mod tests {
                 addresses: vec!["/ip4/1.2.3.4/tcp/1".into()],
             },
             keepers: vec![],
-            safe_copies: 1,
+            safe_copies: 2,
             keys: Hash([0; 32]),
         };
         Invitation {

@@ -3,7 +3,7 @@
 //!
 //! Modules in reading order: [`types`], [`codec`], [`crypto`], [`identity`], [`record`],
 //! [`invitation`], [`envelope`], [`seal`], [`mailbox`], [`reconcile`], [`delivery`], [`placement`],
-//! [`chat`], [`line`], [`wire`].
+//! [`chat`], [`mod@line`], [`wire`].
 
 pub mod chat;
 pub mod codec;

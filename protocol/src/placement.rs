@@ -94,12 +94,12 @@ pub fn losses(keepers: &[KeeperEntry], safe_copies: u8) -> Vec<Loss> {
         .collect()
 }
 
-/// W for a number of keepers: half of them rounded down, and one; at least 1.
+/// W for a number of keepers: half of them rounded down, and one; at least 2, because what stands in
+/// one building does not survive a fire. So with one keeper nothing is called safe.
 #[must_use]
 pub const fn safe_copies_for(keepers: usize) -> u8 {
     match keepers {
-        0 | 1 => 1,
-        2 | 3 => 2,
+        0..=3 => 2,
         _ => 3,
     }
 }
@@ -198,12 +198,12 @@ mod tests {
         let losses = losses(&keepers, 2);
         assert_eq!(losses.len(), 2);
         assert!(losses.iter().all(|loss| loss.survives && loss.left == 1));
-        assert!(!super::losses(&keepers[..1], 1)[0].survives);
+        assert!(!super::losses(&keepers[..1], 2)[0].survives);
     }
 
     #[test]
     fn half_of_the_keepers_and_one_make_safe() {
         let copies: Vec<u8> = (0..=5).map(safe_copies_for).collect();
-        assert_eq!(copies, [1, 1, 2, 2, 3, 3]);
+        assert_eq!(copies, [2, 2, 2, 2, 3, 3]);
     }
 }

@@ -18,6 +18,8 @@ pub const ADDRESS_MAX: usize = 128;
 pub const KEEPERS_MAX: usize = 5;
 /// Keepers an account has by default (N).
 pub const KEEPERS: usize = 3;
+/// Fewest buildings that may make an item safe (W): one building is one fire.
+pub const SAFE_COPIES_MIN: usize = 2;
 /// Longest life of a node record, in milliseconds.
 pub const NODE_RECORD_LIFE_MAX: u64 = 2 * DAY;
 /// Length of an X-Wing public key in bytes (draft-connolly-cfrg-xwing-kem).
@@ -266,10 +268,13 @@ impl AccountRecord {
                 });
             }
         }
-        if !(1..=KEEPERS_MAX).contains(&usize::from(self.safe_copies)) {
+        if !(SAFE_COPIES_MIN..=KEEPERS_MAX).contains(&usize::from(self.safe_copies)) {
             return Err(RecordError::Bounds {
                 what: "the number of safe copies",
-                why: format!("{} is not between 1 and {KEEPERS_MAX}", self.safe_copies),
+                why: format!(
+                    "{} is not between {SAFE_COPIES_MIN} and {KEEPERS_MAX}",
+                    self.safe_copies
+                ),
             });
         }
         Ok(())

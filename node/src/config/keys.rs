@@ -161,8 +161,11 @@ pub(super) const KEYS: &[Key] = &[
         env: "PUMASI_LISTEN_MDNS",
         placeholder: "BOOL",
         kind: Kind::Flag,
-        default: "true",
-        doc: &["Find nodes on the local network, and be found there"],
+        default: "false",
+        doc: &[
+            "Find nodes on the local network, and be found there",
+            "Private addresses are dialled, too: for a network that you trust.",
+        ],
     },
     Key {
         section: "listen",

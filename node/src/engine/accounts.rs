@@ -4,6 +4,7 @@ use pumasi_protocol::codec::{self, Wire as _};
 use pumasi_protocol::crypto::{Secret, Signed, SigningKey};
 use pumasi_protocol::envelope::Body;
 use pumasi_protocol::identity::{DeviceCertificate, Phrase, next_epoch};
+use pumasi_protocol::placement::safe_copies_for;
 use pumasi_protocol::record::{AccountRecord, CheckedRecord, KeyBundle, NAME_MAX, Place};
 use pumasi_protocol::seal;
 use pumasi_protocol::types::{AccountId, DeviceKey, NodeId};
@@ -199,7 +200,7 @@ impl Engine {
                     addresses: self.due.addresses.clone(),
                 },
                 keepers: vec![],
-                safe_copies: 1,
+                safe_copies: safe_copies_for(0),
                 keys: keys.hash(),
             };
             let record = sign_record(&record, &device)?;

@@ -319,12 +319,8 @@ impl Engine {
                         loss.building,
                         if left == 1 { "1 other building".into() } else { format!("{left} other buildings") }
                     ),
-                    (false, 0) => format!(
-                        "if {} burned, everything not yet delivered would be lost: it is the only building",
-                        loss.building
-                    ),
                     (false, _) => format!(
-                        "if {} burned, what only it holds would be lost: safe means one building now",
+                        "if {} burned, everything not yet delivered would be lost: it is the only building, so nothing is called safe",
                         loss.building
                     ),
                 };

@@ -1021,13 +1021,13 @@ impl Engine {
             .db
             .prepare_cached(
                 "SELECT id, mailbox, hash, lasting FROM statements
-                 WHERE lasting = 0 AND time < ?1 LIMIT ?2",
+                 WHERE lasting <> 1 AND time < ?1 LIMIT ?2",
             )?
             .query_map(params![before, CLEAN_ROWS], |row| {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
             })?
             .collect::<rusqlite::Result<_>>()?;
-        for (row, mailbox, hash, _) in old {
+        for (row, mailbox, hash, kind) in old {
             self.db.execute(
                 "DELETE FROM acknowledged WHERE statement = ?1",
                 params![row],
@@ -1038,6 +1038,9 @@ impl Engine {
             )?;
             self.db
                 .execute("DELETE FROM statements WHERE id = ?1", params![row])?;
+            if kind == PRIVATE {
+                continue;
+            }
             let sets = match self.kept.get_mut(&AccountId(mailbox)) {
                 Some(kept) => Some(&mut kept.sets),
                 None => self.due.own_sets.get_mut(&AccountId(mailbox)),

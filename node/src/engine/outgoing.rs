@@ -92,7 +92,6 @@ struct UnderWay {
     account: AccountId,
     contact: AccountId,
     message: MessageId,
-    kind: i64,
     holders: Holders,
     delivered: bool,
 }
@@ -767,7 +766,7 @@ impl Engine {
         let row = one(self
             .db
             .prepare_cached(
-                "SELECT id, account, contact, message, kind, receipts, delivered
+                "SELECT id, account, contact, message, receipts, delivered
                  FROM outgoing WHERE envelope = ?1",
             )?
             .query_row(params![envelope.0], |row| {
@@ -776,18 +775,16 @@ impl Engine {
                     blob(row, 1)?,
                     blob(row, 2)?,
                     blob(row, 3)?,
-                    row.get(4)?,
-                    row.get::<_, Vec<u8>>(5)?,
-                    row.get(6)?,
+                    row.get::<_, Vec<u8>>(4)?,
+                    row.get(5)?,
                 ))
             }))?;
         Ok(row.map(
-            |(id, account, contact, message, kind, receipts, delivered)| UnderWay {
+            |(id, account, contact, message, receipts, delivered)| UnderWay {
                 id,
                 account: AccountId(account),
                 contact: AccountId(contact),
                 message: MessageId(message),
-                kind,
                 holders: codec::decode(&receipts).unwrap_or_default(),
                 delivered,
             },
@@ -798,17 +795,26 @@ impl Engine {
         sending.holders.0.insert(receipt.keeper, receipt.until);
         let entry = self.known_contact(sending.account, sending.contact)?;
         let (state, buildings, until) = sending.holders.prove(&entry.record);
-        if state >= State::Safe && sending.delivered {
+        self.db
+            .prepare_cached("DELETE FROM outbox WHERE kind = ?1 AND item = ?2 AND node = ?3")?
+            .execute(params![OUTBOX_ENVELOPE, sending.id, receipt.keeper.0])?;
+        let done = state >= State::Safe || !self.has_targets(sending.id)?;
+        if sending.delivered && done {
             self.end_sending(&sending)?;
         } else {
             self.db
                 .prepare_cached("UPDATE outgoing SET receipts = ?2 WHERE id = ?1")?
                 .execute(params![sending.id, codec::encode(&sending.holders)])?;
-            self.db
-                .prepare_cached("DELETE FROM outbox WHERE kind = ?1 AND item = ?2 AND node = ?3")?
-                .execute(params![OUTBOX_ENVELOPE, sending.id, receipt.keeper.0])?;
         }
         self.raise(sending.account, sending.message, state, buildings, until)
+    }
+
+    /// Whether some node has not answered for a sending yet.
+    fn has_targets(&self, outgoing: i64) -> Result<bool> {
+        Ok(self
+            .db
+            .prepare_cached("SELECT 1 FROM outbox WHERE kind = ?1 AND item = ?2 LIMIT 1")?
+            .exists(params![OUTBOX_ENVELOPE, outgoing])?)
     }
 
     fn end_sending(&mut self, sending: &UnderWay) -> Result<()> {
@@ -841,24 +847,18 @@ impl Engine {
                 peer.progress = self.now;
             }
             sending.delivered = true;
-            // Without keepers nothing can become safe: delivered is all there is.
-            let nothing_more = entry_has_no_keepers(self.contacts.get(&(sending.account, contact)));
-            if state >= State::Safe || nothing_more {
+            self.db
+                .prepare_cached("DELETE FROM outbox WHERE kind = ?1 AND item = ?2 AND node = ?3")?
+                .execute(params![OUTBOX_ENVELOPE, sending.id, home.0])?;
+            if state >= State::Safe || !self.has_targets(sending.id)? {
                 self.end_sending(&sending)?;
             } else {
                 self.db
                     .prepare_cached("UPDATE outgoing SET delivered = 1 WHERE id = ?1")?
                     .execute(params![sending.id])?;
-                self.db
-                    .prepare_cached(
-                        "DELETE FROM outbox WHERE kind = ?1 AND item = ?2 AND node = ?3",
-                    )?
-                    .execute(params![OUTBOX_ENVELOPE, sending.id, home.0])?;
             }
-            if sending.kind == CONTENT || sending.kind == ENTRY {
-                let (account, message) = (sending.account, sending.message);
-                self.raise(account, message, State::Delivered, buildings, until)?;
-            }
+            let (account, message) = (sending.account, sending.message);
+            self.raise(account, message, State::Delivered, buildings, until)?;
             self.pump_soon(home)?;
         }
         Ok(())
@@ -1083,10 +1083,6 @@ impl Engine {
             ])?;
         Ok(())
     }
-}
-
-fn entry_has_no_keepers(contact: Option<&super::contacts::Contact>) -> bool {
-    contact.is_some_and(|contact| contact.record.record.keepers.is_empty())
 }
 
 fn request_hash(request: &[&[u8]]) -> [u8; 32] {

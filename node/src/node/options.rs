@@ -41,7 +41,7 @@ pub struct Options {
     pub announce: Vec<String>,
     /// Addresses of nodes to begin with.
     pub bootstrap: Vec<String>,
-    /// Find nodes on the local network.
+    /// Find nodes on the local network, and dial private addresses: for a network that you trust.
     pub mdns: bool,
     /// Who runs the node.
     pub operator: String,
@@ -68,7 +68,7 @@ impl Default for Options {
             ],
             announce: vec![],
             bootstrap: vec![],
-            mdns: true,
+            mdns: false,
             operator: String::new(),
             building: String::new(),
             keep_for_contacts: true,

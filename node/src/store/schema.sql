@@ -131,11 +131,11 @@ CREATE TABLE statements (
   mailbox BLOB NOT NULL,
   hash    BLOB NOT NULL UNIQUE,
   time    INTEGER NOT NULL,
-  lasting INTEGER NOT NULL,          -- 1: grants and revocations, which do not expire
+  lasting INTEGER NOT NULL,          -- 0: passing; 1: grants, revocations; 2: for one sender only
   bytes   BLOB NOT NULL
 ) STRICT;
 CREATE INDEX statements_mailbox ON statements (mailbox, time);
-CREATE INDEX statements_time ON statements (time) WHERE lasting = 0;
+CREATE INDEX statements_time ON statements (time) WHERE lasting <> 1;
 -- Envelopes that their owner has acknowledged, and by which statement.
 CREATE TABLE acknowledged (
   envelope  BLOB PRIMARY KEY,

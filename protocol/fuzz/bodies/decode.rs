@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use pumasi_protocol::chat::{Arrival, Chat, HOLES_MAX, Position};
 use pumasi_protocol::codec::{self, Wire};
@@ -26,6 +27,15 @@ use pumasi_protocol::types::{
 use pumasi_protocol::wire::{Frame, Request, Response};
 
 use super::samples::{CAPABILITY, DURI, EPOCH, HANA, NOW, VERSION, money};
+
+/// The public keys of devices that sign whatever they are given.
+static SIGNERS: LazyLock<[[u8; 32]; 2]> =
+    LazyLock::new(|| [HANA.device().public(), DURI.device().public()]);
+/// A history that ends know already.
+static STORY: LazyLock<money::Story> = LazyLock::new(money::story);
+/// Account records that are known already.
+static RECORDS: LazyLock<[CheckedRecord; 2]> =
+    LazyLock::new(|| [HANA, DURI].map(|who| CheckedRecord::check(who.signed_record()).unwrap()));
 
 /// What is done with the bytes of one kind of object.
 type Check = fn(&[u8]);
@@ -80,7 +90,12 @@ fn same<T: Wire + Debug + PartialEq>(bytes: &[u8]) -> Option<T> {
     match codec::decode::<T>(bytes) {
         Ok(object) => {
             assert!(bytes.len() <= T::MAX, "{} is longer than allowed", T::NAME);
-            assert_eq!(codec::encode(&object), bytes, "{} has two encodings", T::NAME);
+            assert_eq!(
+                codec::encode(&object),
+                bytes,
+                "{} has two encodings",
+                T::NAME
+            );
             assert!(!format!("{object:?}").is_empty());
             Some(object)
         }
@@ -105,9 +120,8 @@ fn signed<T: Signable + Debug + PartialEq>(bytes: &[u8]) {
 fn inside<T: Signable + Debug + PartialEq>(signed: &Signed<T>) -> Option<T> {
     let object = signed.unverified().ok();
     assert_eq!(same::<T>(signed.bytes()), object);
-    for signer in [HANA.device(), DURI.device()] {
-        let opened = signed.open(&signer.public());
-        if let Ok(opened) = opened {
+    for signer in &*SIGNERS {
+        if let Ok(opened) = signed.open(signer) {
             assert_eq!(signed.hash(), signer_hash(&opened));
             assert_eq!(Some(opened), object);
         }
@@ -130,7 +144,7 @@ fn frame(bytes: &[u8]) {
             for parcel in parcels.iter().take(8) {
                 envelope(&parcel.envelope);
                 for seal in parcel.seals.iter().take(2) {
-                    seal.name();
+                    let _ = seal.name();
                 }
             }
         }
@@ -157,7 +171,11 @@ fn frame(bytes: &[u8]) {
         },
         Frame::Response { response, .. } => match response {
             Response::Newer(record) | Response::Record(Some(record)) => check_record(record),
-            Response::Keys { record, keys, one_time } => {
+            Response::Keys {
+                record,
+                keys,
+                one_time,
+            } => {
                 check_record(record);
                 check_bundle(keys, record);
                 if let Some(one) = one_time {
@@ -178,13 +196,12 @@ fn envelope(bytes: &[u8]) {
     let Some(envelope) = same::<Envelope>(bytes) else {
         return;
     };
-    Envelope::id_of(bytes);
+    let _ = Envelope::id_of(bytes);
     let key = CAPABILITY.tag_key();
     let closed_again = Envelope::close(envelope.sealed.clone(), &key);
     assert_eq!(envelope.tag_fits(&key), closed_again == envelope);
     let none = Usage::default();
-    let admitted =
-        mailbox::admit(&envelope, bytes.len(), VERSION, Some(&key), none, none).is_ok();
+    let admitted = mailbox::admit(&envelope, bytes.len(), VERSION, Some(&key), none, none).is_ok();
     assert!(!admitted || envelope.tag_fits(&key));
     shape(&envelope.sealed);
 }
@@ -205,7 +222,7 @@ fn shape(sealed: &Sealed) {
 
 fn encapsulation(bytes: &[u8]) {
     if let Some(encapsulation) = same::<Encapsulation>(bytes) {
-        encapsulation.name();
+        let _ = encapsulation.name();
     }
 }
 
@@ -242,8 +259,15 @@ fn content(bytes: &[u8]) {
             check_bundle(keys, record);
         }
         Body::Welcome { record, .. } | Body::Record(record) => check_record(record),
-        Body::Text { sequence, heads, .. } => {
-            let at = Position { id, epoch: EPOCH, sequence: *sequence, time: content.time };
+        Body::Text {
+            sequence, heads, ..
+        } => {
+            let at = Position {
+                id,
+                epoch: EPOCH,
+                sequence: *sequence,
+                time: content.time,
+            };
             receive(&mut super::samples::chat(), &at, heads);
         }
         Body::Reset { .. } | Body::Resend { .. } => {}
@@ -257,9 +281,13 @@ fn check_record(signed: &Signed<AccountRecord>) {
     };
     assert_eq!(checked.record.check_bounds(), Ok(()));
     assert!(!checked.replaces(&checked));
-    let known = CheckedRecord::check(HANA.signed_record()).unwrap();
-    assert!(!(checked.replaces(&known) && known.replaces(&checked)));
-    let nodes = checked.record.keepers.iter().map(|keeper| keeper.place.node);
+    let known = &RECORDS[0];
+    assert!(!(checked.replaces(known) && known.replaces(&checked)));
+    let nodes = checked
+        .record
+        .keepers
+        .iter()
+        .map(|keeper| keeper.place.node);
     let holders: BTreeSet<NodeId> = nodes.collect();
     assert!(delivery::buildings(&checked, &holders) <= holders.len());
     let _ = delivery::kept(&checked, &holders);
@@ -279,7 +307,7 @@ fn account_record(bytes: &[u8]) {
     if let Some(record) = same::<AccountRecord>(bytes) {
         let signed = HANA.by_device(&record);
         let certified = DeviceCertificate::open(&record.certificate)
-            .is_ok_and(|certificate| certificate.device == DeviceKey(HANA.device().public()));
+            .is_ok_and(|certificate| certificate.device == DeviceKey(SIGNERS[0]));
         let passes = certified && record.check_bounds().is_ok();
         assert_eq!(CheckedRecord::check(signed.clone()).is_ok(), passes);
         check_record(&signed);
@@ -316,7 +344,8 @@ fn node_record(bytes: &[u8]) {
         record.place.node = HANA.node();
         let signed = HANA.by_node(&record);
         open_node(&signed);
-        let long = record.expires.since(record.signed_at) > pumasi_protocol::record::NODE_RECORD_LIFE_MAX;
+        let long =
+            record.expires.since(record.signed_at) > pumasi_protocol::record::NODE_RECORD_LIFE_MAX;
         assert!(!long || NodeRecord::open(&signed, NOW).is_err());
     }
 }
@@ -337,8 +366,8 @@ fn open_node(signed: &Signed<NodeRecord>) {
 
 fn custody_receipt(bytes: &[u8]) {
     if let Some(receipt) = same::<CustodyReceipt>(bytes) {
-        let record = CheckedRecord::check(DURI.signed_record()).unwrap();
-        if delivery::counts(&receipt, &record) {
+        let record = &RECORDS[1];
+        if delivery::counts(&receipt, record) {
             assert!(record.keeper(&receipt.keeper).is_some());
         }
     }
@@ -386,34 +415,39 @@ fn entry(bytes: &[u8]) {
 /// An entry that its author signed, at an end that knows the samples' history.
 fn hostile_entry(entry: &Entry) {
     let well_formed = entry.check().is_ok();
-    entry.chain();
-    let story = money::story();
-    for end in [story.hana, story.duri] {
-        let mut end = end;
+    let _ = entry.chain();
+    for end in [&STORY.hana, &STORY.duri] {
+        let mut end = end.clone();
         let before = end.line.clone();
         let taken = end.take(entry);
         assert!(well_formed || taken.is_err());
-        assert!(taken.is_ok() || end.line == before, "a refused entry changed the line");
+        assert!(
+            taken.is_ok() || end.line == before,
+            "a refused entry changed the line"
+        );
     }
     // The same entry for the right line, as far as one field after the other goes.
     let mut fitting = entry.clone();
-    fitting.author = HANA.account();
-    fitting.counterparty = DURI.account();
+    fitting.author = RECORDS[0].account();
+    fitting.counterparty = RECORDS[1].account();
     fitting.unit = money::unit();
     fitting.line = line_id(fitting.author, fitting.counterparty, &fitting.unit);
-    let mut end = money::End::new(DURI.account(), HANA.account());
+    let mut end = money::End::new(fitting.counterparty, fitting.author);
     let first = end.take(&fitting);
     let again = end.take(&fitting);
     assert!(first.is_err() || again == Err(pumasi_protocol::line::EntryFault::Duplicate));
-    end.line.answers_due();
-    assert_eq!(codec::decode::<Line>(&codec::encode(&end.line)).unwrap(), end.line);
+    let _ = end.line.answers_due();
+    assert_eq!(
+        codec::decode::<Line>(&codec::encode(&end.line)).unwrap(),
+        end.line
+    );
 }
 
 fn equivocation_proof(bytes: &[u8]) {
     if let Some(proof) = same::<EquivocationProof>(bytes) {
         inside(&proof.first);
         inside(&proof.second);
-        if let Ok(entry) = proof.check(&HANA.device().public()) {
+        if let Ok(entry) = proof.check(&SIGNERS[0]) {
             assert_ne!(proof.first, proof.second);
             assert_eq!(proof.second.unverified().unwrap().sequence, entry.sequence);
             let turned = EquivocationProof::new(proof.second.clone(), proof.first.clone());
@@ -429,11 +463,18 @@ fn line(bytes: &[u8]) {
     };
     let view = line.view();
     assert_eq!(view.balance, line.balance());
-    line.evidence();
-    line.certificate(line.other());
-    let stamp = Stamp { certificate: HANA.certificate().hash(), now: NOW };
+    let _ = line.evidence();
+    let _ = line.certificate(line.other());
+    let stamp = Stamp {
+        certificate: RECORDS[0].record.certificate.hash(),
+        now: NOW,
+    };
     let answers = line.answers_due();
-    let one = answers.accept.first().copied().unwrap_or(PaymentId([7; 32]));
+    let one = answers
+        .accept
+        .first()
+        .copied()
+        .unwrap_or(PaymentId([7; 32]));
     let drafts = [
         line.propose_limit(stamp, Amount(u64::MAX)),
         line.propose_iou(stamp, PaymentId([8; 32]), Amount(1), "", None),
@@ -443,7 +484,7 @@ fn line(bytes: &[u8]) {
     for draft in drafts.into_iter().flatten() {
         let hash = money::hash_of(&draft);
         if let Ok(received) = line.receive(&draft, hash, &Known::default()) {
-            received.line().view();
+            let _ = received.line().view();
         }
     }
 }
@@ -462,9 +503,21 @@ fn chat(bytes: &[u8]) {
     chat.compose(NOW);
     chat.sent(MessageId([1; 32]));
     let highest = chat.last_received();
-    for sequence in [highest.saturating_add(1), highest.saturating_add(3), highest, 1, 0, u64::MAX] {
+    for sequence in [
+        highest.saturating_add(1),
+        highest.saturating_add(3),
+        highest,
+        1,
+        0,
+        u64::MAX,
+    ] {
         for epoch in [0, EPOCH, u64::MAX] {
-            let at = Position { id: MessageId([2; 32]), epoch, sequence, time: Time(u64::MAX) };
+            let at = Position {
+                id: MessageId([2; 32]),
+                epoch,
+                sequence,
+                time: Time(u64::MAX),
+            };
             receive(&mut chat, &at, &[Head([3; 16]); HEADS_MAX]);
         }
     }
@@ -477,7 +530,7 @@ fn receive(chat: &mut Chat, at: &Position, heads: &[Head]) {
         assert_eq!(*chat, before);
     }
     assert!(chat.holes().len() <= HOLES_MAX.max(before.holes().len()));
-    chat.lost();
+    let _ = chat.lost();
 }
 
 /// What people type.
@@ -498,7 +551,7 @@ fn text(bytes: &[u8]) {
         let words: Vec<_> = phrase.words().collect();
         let typed: Vec<_> = text.split_whitespace().map(str::to_lowercase).collect();
         assert_eq!(words, typed);
-        phrase.keys();
+        let _ = phrase.keys();
     }
     let plain = pumasi_protocol::record::normal(&text);
     assert_eq!(pumasi_protocol::record::normal(&plain), plain);

@@ -15,13 +15,18 @@ const ITEM_BYTES: usize = 3;
 /// Sets of the sizes where the way they are described changes.
 static SETS: LazyLock<Vec<(usize, SetView)>> = LazyLock::new(|| {
     let set = |size: u64| SetView::new((0..size).map(item)).unwrap();
-    [0, 1, 40, 1_500].map(|size| (size as usize, set(size))).into()
+    [0, 1, 40, 1_500]
+        .map(|size| (size as usize, set(size)))
+        .into()
 });
 
 /// Item of a fixed set. Three share a time.
 pub(crate) fn item(number: u64) -> Item {
     let id = crypto::hash("item", &[&number.to_be_bytes()]).0;
-    Item { time: Time(number / 3), id }
+    Item {
+        time: Time(number / 3),
+        id,
+    }
 }
 
 /// The target. The first byte says what the rest is.
@@ -70,6 +75,8 @@ fn awkward(bytes: &[u8]) {
         id[usize::from(piece[2] >> 4)] = 0;
         id[31] = piece[2];
         id[30] = piece[0] >> 2;
+        // An id has one time.
+        id[29] = piece[1];
         let item = Item { time, id };
         for (side, set) in sides.iter_mut().enumerate() {
             // Bit 0 or bit 1 takes it from one side; most are on both.
@@ -78,7 +85,9 @@ fn awkward(bytes: &[u8]) {
             }
         }
     }
-    let views = sides.each_ref().map(|side| SetView::new(side.iter().copied()).unwrap());
+    let views = sides
+        .each_ref()
+        .map(|side| SetView::new(side.iter().copied()).unwrap());
     let ids = |a: &BTreeSet<Item>, b: &BTreeSet<Item>| -> BTreeSet<[u8; 32]> {
         a.difference(b).map(|item| item.id).collect()
     };
@@ -86,12 +95,20 @@ fn awkward(bytes: &[u8]) {
     let mut next = Some(views[0].begin().unwrap());
     for _ in 0..STEPS_MAX {
         let Some(message) = next else { break };
-        let progress = views[0].advance(&views[1].answer(&message).unwrap()).unwrap();
+        let progress = views[0]
+            .advance(&views[1].answer(&message).unwrap())
+            .unwrap();
         have.extend(progress.have);
         need.extend(progress.need);
         next = progress.next;
     }
     assert!(next.is_none(), "it does not end");
-    assert!(have.is_superset(&ids(&sides[0], &sides[1])), "something the other side lacks is missed");
-    assert!(need.is_superset(&ids(&sides[1], &sides[0])), "something this side lacks is missed");
+    assert!(
+        have.is_superset(&ids(&sides[0], &sides[1])),
+        "something the other side lacks is missed"
+    );
+    assert!(
+        need.is_superset(&ids(&sides[1], &sides[0])),
+        "something this side lacks is missed"
+    );
 }

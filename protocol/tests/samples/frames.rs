@@ -22,8 +22,14 @@ pub(crate) fn all() -> Vec<(&'static str, Frame)> {
         envelope: codec::encode(&envelope(&letter, true)).into(),
         seals: seals().map(|(encapsulation, _)| encapsulation).to_vec(),
     };
-    let said = statements().into_iter().map(|(_, statement)| DURI.by_device(&statement)).collect();
-    let refused = Refused { id: EnvelopeId([0x81; 32]), why: NotAdmitted::OldRecord };
+    let said = statements()
+        .into_iter()
+        .map(|(_, statement)| DURI.by_device(&statement))
+        .collect();
+    let refused = Refused {
+        id: EnvelopeId([0x81; 32]),
+        why: NotAdmitted::OldRecord,
+    };
     let text = keys_tag_text(&mailbox, &HANA.node());
     let tag = crypto::mac(&CAPABILITY.tag_key().0, "keys", &text);
     let hashes = vec![filler(0xa1), filler(0xa2)];
@@ -31,23 +37,63 @@ pub(crate) fn all() -> Vec<(&'static str, Frame)> {
     let node = |person: super::Person| person.by_node(&person.node_record());
     vec![
         ("hello", Frame::Hello { record: node(HANA) }),
-        ("put", Frame::Put { parcels: vec![parcel], pass_on: vec![SEYEON.node()] }),
-        ("receipts", Frame::Receipts(vec![SEYEON.by_node(&receipt())])),
-        ("refused", Frame::Refused { items: vec![refused], records: vec![record()] }),
+        (
+            "put",
+            Frame::Put {
+                parcels: vec![parcel],
+                pass_on: vec![SEYEON.node()],
+            },
+        ),
+        (
+            "receipts",
+            Frame::Receipts(vec![SEYEON.by_node(&receipt())]),
+        ),
+        (
+            "refused",
+            Frame::Refused {
+                items: vec![refused],
+                records: vec![record()],
+            },
+        ),
         ("statements", Frame::Statements(said)),
         ("noted", Frame::Noted(hashes.clone())),
-        ("attest", Frame::Attest { mailbox, ids: ids.clone() }),
-        ("keep", request(Request::Keep { record: record(), keys: keys() })),
+        (
+            "attest",
+            Frame::Attest {
+                mailbox,
+                ids: ids.clone(),
+            },
+        ),
+        (
+            "keep",
+            request(Request::Keep {
+                record: record(),
+                keys: keys(),
+            }),
+        ),
         ("release", request(Request::Release { record: record() })),
-        ("record", request(Request::Record { record: record(), keys: keys() })),
+        (
+            "record",
+            request(Request::Record {
+                record: record(),
+                keys: keys(),
+            }),
+        ),
         ("find-record", request(Request::FindRecord(mailbox))),
         (
             "keys",
-            request(Request::Keys { account: mailbox, capability: CAPABILITY.id(), tag }),
+            request(Request::Keys {
+                account: mailbox,
+                capability: CAPABILITY.id(),
+                tag,
+            }),
         ),
         (
             "one-time-keys",
-            request(Request::OneTimeKeys { account: mailbox, keys: vec![one_time.clone()] }),
+            request(Request::OneTimeKeys {
+                account: mailbox,
+                keys: vec![one_time.clone()],
+            }),
         ),
         ("nodes", request(Request::Nodes)),
         (
@@ -67,19 +113,50 @@ pub(crate) fn all() -> Vec<(&'static str, Frame)> {
                 message: vec![0x61, 0, 0, 0].into(),
             }),
         ),
-        ("fetch-statements", request(Request::FetchStatements { mailbox, ids: hashes })),
-        ("fetch-envelopes", request(Request::FetchEnvelopes { mailbox, ids })),
+        (
+            "fetch-statements",
+            request(Request::FetchStatements {
+                mailbox,
+                ids: hashes,
+            }),
+        ),
+        (
+            "fetch-envelopes",
+            request(Request::FetchEnvelopes { mailbox, ids }),
+        ),
         ("answer-done", response(Response::Done)),
-        ("answer-no", response(Response::No { why: "not now".into(), retry: true })),
+        (
+            "answer-no",
+            response(Response::No {
+                why: "not now".into(),
+                retry: true,
+            }),
+        ),
         ("answer-newer", response(Response::Newer(record()))),
         ("answer-record", response(Response::Record(Some(record())))),
         (
             "answer-keys",
-            response(Response::Keys { record: record(), keys: keys(), one_time: Some(one_time) }),
+            response(Response::Keys {
+                record: record(),
+                keys: keys(),
+                one_time: Some(one_time),
+            }),
         ),
         ("answer-stock", response(Response::Stock(100))),
-        ("answer-nodes", response(Response::Nodes(vec![node(HANA), node(SEYEON)]))),
-        ("answer-digest", response(Response::Digest { statements: true, envelopes: false })),
-        ("answer-reconcile", response(Response::Reconcile(vec![0x61].into()))),
+        (
+            "answer-nodes",
+            response(Response::Nodes(vec![node(HANA), node(SEYEON)])),
+        ),
+        (
+            "answer-digest",
+            response(Response::Digest {
+                statements: true,
+                envelopes: false,
+            }),
+        ),
+        (
+            "answer-reconcile",
+            response(Response::Reconcile(vec![0x61].into())),
+        ),
     ]
 }

@@ -1,14 +1,18 @@
 //! One example of every object that is signed, sent or stored, made from fixed seeds: what the vectors
 //! write down and what the fuzz targets start from. Nothing is checked here.
 #![allow(dead_code, reason = "every test that includes this uses a part of it")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a sample that cannot be made must stop the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a sample that cannot be made must stop the test"
+)]
 
 use pumasi_protocol::chat::{Chat, Position};
 use pumasi_protocol::codec;
 use pumasi_protocol::crypto::{Secret, Signable, Signed, SigningKey};
 use pumasi_protocol::envelope::{
-    Body, Capability, Content, Conversation, Encapsulation, Envelope, Head, Letter, Payload, SealFor,
-    key_commitment,
+    Body, Capability, Content, Conversation, Encapsulation, Envelope, Head, Letter, Payload,
+    SealFor, key_commitment,
 };
 use pumasi_protocol::identity::{DeviceCertificate, Phrase, RootKeys};
 use pumasi_protocol::invitation::Invitation;
@@ -120,7 +124,10 @@ impl Person {
             format!("/ip4/192.0.2.{}/udp/{port}/quic-v1", self.entropy[0]),
             format!("/dns4/node{}.example/tcp/{port}", self.entropy[0]),
         ];
-        Place { node: self.node(), addresses }
+        Place {
+            node: self.node(),
+            addresses,
+        }
     }
 
     fn keeper(&self) -> KeeperEntry {
@@ -145,7 +152,11 @@ impl Person {
 
     /// The account record: two keepers, one of them Seyeon.
     pub(crate) fn record(&self) -> AccountRecord {
-        let other = if self.entropy == HANA.entropy { DURI } else { HANA };
+        let other = if self.entropy == HANA.entropy {
+            DURI
+        } else {
+            HANA
+        };
         AccountRecord {
             certificate: self.certificate(),
             version: 3,
@@ -186,12 +197,19 @@ impl Person {
 
     /// A one-time key.
     pub(crate) fn one_time_key(&self) -> OneTimeKey {
-        OneTimeKey { account: self.account(), epoch: EPOCH, key: [0x70 + self.entropy[0]; 32] }
+        OneTimeKey {
+            account: self.account(),
+            epoch: EPOCH,
+            key: [0x70 + self.entropy[0]; 32],
+        }
     }
 }
 
 /// The version of Duri's record that samples name.
-pub(crate) const VERSION: RecordVersion = RecordVersion { epoch: EPOCH, version: 3 };
+pub(crate) const VERSION: RecordVersion = RecordVersion {
+    epoch: EPOCH,
+    version: 3,
+};
 
 /// Seyeon keeps two envelopes for Duri.
 pub(crate) fn receipt() -> CustodyReceipt {
@@ -206,12 +224,31 @@ pub(crate) fn receipt() -> CustodyReceipt {
 
 /// Duri says everything that can be said of a mailbox.
 pub(crate) fn statements() -> Vec<(&'static str, Statement)> {
-    let statement = |action| Statement { account: DURI.account(), epoch: EPOCH, time: NOW, action };
+    let statement = |action| Statement {
+        account: DURI.account(),
+        epoch: EPOCH,
+        time: NOW,
+        action,
+    };
     let capability = CAPABILITY.id();
     vec![
-        ("delivered", statement(Action::Delivered { ids: receipt().ids })),
-        ("read", statement(Action::Read { messages: vec![MessageId([0x83; 32])] })),
-        ("grant", statement(Action::Grant { capability, tag_key: CAPABILITY.tag_key() })),
+        (
+            "delivered",
+            statement(Action::Delivered { ids: receipt().ids }),
+        ),
+        (
+            "read",
+            statement(Action::Read {
+                messages: vec![MessageId([0x83; 32])],
+            }),
+        ),
+        (
+            "grant",
+            statement(Action::Grant {
+                capability,
+                tag_key: CAPABILITY.tag_key(),
+            }),
+        ),
         ("revoke", statement(Action::Revoke { capability })),
     ]
 }
@@ -241,13 +278,28 @@ pub(crate) fn contents() -> Vec<(&'static str, Content)> {
         text: "내일 품앗이 어때?".into(),
     };
     let keys = Box::new(HANA.by_device(&HANA.bundle()));
-    let hello = Body::Hello { record: record(), keys, capability: CAPABILITY };
+    let hello = Body::Hello {
+        record: record(),
+        keys,
+        capability: CAPABILITY,
+    };
     vec![
         ("text", content(text)),
         ("hello", content(hello)),
-        ("welcome", content(Body::Welcome { record: record(), capability: CAPABILITY })),
+        (
+            "welcome",
+            content(Body::Welcome {
+                record: record(),
+                capability: CAPABILITY,
+            }),
+        ),
         ("record", content(Body::Record(record()))),
-        ("reset", content(Body::Reset { unopened: vec![EnvelopeId([0x93; 32])] })),
+        (
+            "reset",
+            content(Body::Reset {
+                unopened: vec![EnvelopeId([0x93; 32])],
+            }),
+        ),
         ("resend", content(Body::Resend { first: 7, last: 9 })),
     ]
 }
@@ -255,15 +307,30 @@ pub(crate) fn contents() -> Vec<(&'static str, Content)> {
 /// The letter with Hana's text.
 pub(crate) fn letter() -> Letter {
     let (_, text) = contents().swap_remove(0);
-    Letter { content: codec::encode(&text).into(), key: key_commitment(&CONTENT_KEY) }
+    Letter {
+        content: codec::encode(&text).into(),
+        key: key_commitment(&CONTENT_KEY),
+    }
 }
 
 /// What an envelope can hold.
 pub(crate) fn payloads() -> Vec<(&'static str, Payload)> {
     let entry = money::story().signed.swap_remove(1).1;
     vec![
-        ("letter", Payload::Letter { epoch: EPOCH, letter: HANA.by_device(&letter()) }),
-        ("entry", Payload::Entry { epoch: EPOCH, entry }),
+        (
+            "letter",
+            Payload::Letter {
+                epoch: EPOCH,
+                letter: HANA.by_device(&letter()),
+            },
+        ),
+        (
+            "entry",
+            Payload::Entry {
+                epoch: EPOCH,
+                entry,
+            },
+        ),
     ]
 }
 
@@ -309,7 +376,12 @@ pub(crate) fn chat() -> Chat {
     chat.sent(MessageId([0x94; 32]));
     for sequence in [1, 4] {
         let id = MessageId([0x95 + sequence as u8; 32]);
-        let at = Position { id, epoch: EPOCH, sequence, time: NOW.plus(sequence) };
+        let at = Position {
+            id,
+            epoch: EPOCH,
+            sequence,
+            time: NOW.plus(sequence),
+        };
         chat.receive(&at, &[], NOW);
     }
     chat
@@ -336,7 +408,11 @@ pub(crate) fn all() -> Vec<Encoded> {
     }
     for (name, statement) in statements() {
         all.push(("statement", name.into(), codec::encode(&statement)));
-        all.push(("signed-statement", name.into(), codec::encode(&DURI.by_device(&statement))));
+        all.push((
+            "signed-statement",
+            name.into(),
+            codec::encode(&DURI.by_device(&statement)),
+        ));
     }
     let [(device, _), (recovery, _)] = seals();
     all.push(("encapsulation", "device".into(), codec::encode(&device)));
@@ -344,25 +420,50 @@ pub(crate) fn all() -> Vec<Encoded> {
     let (letter, record, bundle) = (letter(), HANA.record(), HANA.bundle());
     let (one_time, node, receipt) = (HANA.one_time_key(), HANA.node_record(), receipt());
     all.push(one("letter", codec::encode(&letter)));
-    all.push(one("signed-letter", codec::encode(&HANA.by_device(&letter))));
+    all.push(one(
+        "signed-letter",
+        codec::encode(&HANA.by_device(&letter)),
+    ));
     all.push(one("account-record", codec::encode(&record)));
-    all.push(one("signed-account-record", codec::encode(&HANA.by_device(&record))));
+    all.push(one(
+        "signed-account-record",
+        codec::encode(&HANA.by_device(&record)),
+    ));
     all.push(one("key-bundle", codec::encode(&bundle)));
-    all.push(one("signed-key-bundle", codec::encode(&HANA.by_device(&bundle))));
+    all.push(one(
+        "signed-key-bundle",
+        codec::encode(&HANA.by_device(&bundle)),
+    ));
     all.push(one("one-time-key", codec::encode(&one_time)));
-    all.push(one("signed-one-time-key", codec::encode(&HANA.by_device(&one_time))));
+    all.push(one(
+        "signed-one-time-key",
+        codec::encode(&HANA.by_device(&one_time)),
+    ));
     all.push(one("node-record", codec::encode(&node)));
-    all.push(one("signed-node-record", codec::encode(&HANA.by_node(&node))));
+    all.push(one(
+        "signed-node-record",
+        codec::encode(&HANA.by_node(&node)),
+    ));
     all.push(one("custody-receipt", codec::encode(&receipt)));
-    all.push(one("signed-custody-receipt", codec::encode(&SEYEON.by_node(&receipt))));
+    all.push(one(
+        "signed-custody-receipt",
+        codec::encode(&SEYEON.by_node(&receipt)),
+    ));
     let certificate = HANA.certificate();
     all.push(one("device-certificate", certificate.bytes().to_vec()));
-    all.push(one("signed-device-certificate", codec::encode(&certificate)));
+    all.push(one(
+        "signed-device-certificate",
+        codec::encode(&certificate),
+    ));
     all.push(one("invitation", codec::encode(&invitation())));
     all.push(one("chat", codec::encode(&chat())));
     all.push(one("invitation-link", invitation().link().into_bytes()));
     all.extend(money::all());
-    for text in [HANA.account().to_string(), HANA.node().to_string(), "15,000".into()] {
+    for text in [
+        HANA.account().to_string(),
+        HANA.node().to_string(),
+        "15,000".into(),
+    ] {
         all.push(("text", text.chars().take(5).collect(), text.into_bytes()));
     }
     let words: Vec<_> = HANA.phrase().words().collect();

@@ -26,7 +26,11 @@ impl End {
     /// An end of a new line.
     pub(crate) fn new(me: AccountId, other: AccountId) -> Self {
         let line = Line::new(me, other, unit()).unwrap();
-        Self { line, entries: BTreeMap::new(), ious: BTreeMap::new() }
+        Self {
+            line,
+            entries: BTreeMap::new(),
+            ious: BTreeMap::new(),
+        }
     }
 
     /// What a store would hand back for an entry.
@@ -90,29 +94,52 @@ impl Story {
 }
 
 fn stamp(person: &Person) -> Stamp {
-    Stamp { certificate: person.certificate().hash(), now: NOW }
+    Stamp {
+        certificate: person.certificate().hash(),
+        now: NOW,
+    }
 }
 
 /// Duri lends; Hana pays twice, of which Duri takes one; Duri repays in part; both offer to close.
 pub(crate) fn story() -> Story {
     let (hana, duri) = (HANA.account(), DURI.account());
     let ends = (End::new(hana, duri), End::new(duri, hana));
-    let mut story = Story { signed: Vec::new(), hana: ends.0, duri: ends.1 };
+    let mut story = Story {
+        signed: Vec::new(),
+        hana: ends.0,
+        duri: ends.1,
+    };
     let rice = payment_id(&hana, "rice");
     let barley = payment_id(&hana, "barley");
 
-    let entry = story.duri.line.propose_limit(stamp(&DURI), Amount(50_000)).unwrap();
+    let entry = story
+        .duri
+        .line
+        .propose_limit(stamp(&DURI), Amount(50_000))
+        .unwrap();
     story.tell("limit", &DURI, &entry);
     let mine = &story.hana.line;
-    let entry = mine.propose_iou(stamp(&HANA), rice, Amount(15_000), "쌀", None).unwrap();
+    let entry = mine
+        .propose_iou(stamp(&HANA), rice, Amount(15_000), "쌀", None)
+        .unwrap();
     story.tell("iou", &HANA, &entry);
-    let entry = story.duri.line.propose_accept(stamp(&DURI), &[rice]).unwrap();
+    let entry = story
+        .duri
+        .line
+        .propose_accept(stamp(&DURI), &[rice])
+        .unwrap();
     story.tell("accept", &DURI, &entry);
     let mine = &story.hana.line;
-    let entry = mine.propose_iou(stamp(&HANA), barley, Amount(2), "", None).unwrap();
+    let entry = mine
+        .propose_iou(stamp(&HANA), barley, Amount(2), "", None)
+        .unwrap();
     story.tell("second-iou", &HANA, &entry);
     let refuse = DeclineReason::Refused;
-    let entry = story.duri.line.propose_decline(stamp(&DURI), barley, refuse).unwrap();
+    let entry = story
+        .duri
+        .line
+        .propose_decline(stamp(&DURI), barley, refuse)
+        .unwrap();
     story.tell("decline", &DURI, &entry);
     let entry = story.hana.line.propose_close(stamp(&HANA)).unwrap();
     story.tell("close-without-debt", &HANA, &entry);
@@ -138,14 +165,26 @@ pub(crate) fn all() -> Vec<Encoded> {
     for (name, signed) in &story.signed {
         all.push(("entry", (*name).into(), signed.bytes().to_vec()));
     }
-    all.push(("signed-entry", "iou".into(), codec::encode(&story.signed[1].1)));
-    all.push(("equivocation-proof", "sample".into(), codec::encode(&proof())));
+    all.push((
+        "signed-entry",
+        "iou".into(),
+        codec::encode(&story.signed[1].1),
+    ));
+    all.push((
+        "equivocation-proof",
+        "sample".into(),
+        codec::encode(&proof()),
+    ));
     let mut frozen = story.duri.clone();
     for signed in [proof().first, proof().second] {
         // One of the two is known.
         let _ = frozen.take(&signed.unverified().unwrap());
     }
-    for (name, end) in [("hana", &story.hana), ("duri", &story.duri), ("frozen", &frozen)] {
+    for (name, end) in [
+        ("hana", &story.hana),
+        ("duri", &story.duri),
+        ("frozen", &frozen),
+    ] {
         all.push(("line", name.into(), codec::encode(&end.line)));
     }
     for (number, record) in story.hana.ious.values().enumerate() {
