@@ -249,15 +249,15 @@ fn hostile_bytes_never_decode_to_something_that_does_harm() {
 
 #[test]
 fn hostile_reconciliation_is_an_error_or_harmless() {
-    replay_all("reconcile", reconcile::run, 60);
+    replay_all("reconcile", reconcile::run, 300);
 }
 
 #[test]
 fn no_history_lets_the_ends_of_a_line_disagree() {
-    replay_all("line", bodies::line::run, 60);
+    replay_all("line", bodies::line::run, 20);
 }
 
 #[test]
 fn what_was_changed_on_the_way_does_not_open() {
-    replay_all("seal", bodies::seal::run, 60);
+    replay_all("seal", bodies::seal::run, 30);
 }

@@ -44,6 +44,9 @@ pub(crate) fn run(input: &[u8]) {
 /// A message by somebody who means harm, to either side: an error, or a bounded answer.
 pub(crate) fn hostile(message: &[u8]) {
     for (size, set) in SETS.iter() {
+        if message.first() != Some(&VERSION) {
+            assert!(set.answer(message).is_err() && set.advance(message).is_err());
+        }
         if let Ok(answer) = set.answer(message) {
             assert!(answer.len() <= MESSAGE_MAX);
             // What an honest side answers, an honest side can read.
