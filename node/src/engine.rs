@@ -3,18 +3,29 @@
 //! the daemon run this same file.
 
 mod accounts;
+mod acknowledging;
+mod agreement;
+mod cleaning;
 mod contacts;
 mod events;
+mod idempotency;
 mod incoming;
 mod keepers;
 mod keeping;
 mod money;
+mod nodes;
+mod outbox;
 mod outgoing;
 mod overview;
 mod peers;
+mod proofs;
+mod questions;
 mod reconciling;
+mod repair;
+mod statements;
 #[cfg(test)]
 mod tests;
+mod ticking;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -242,11 +242,17 @@ pub(crate) async fn down() -> Result<()> {
     Ok(())
 }
 
+/// Removes directory and memory.
 fn forget(standing: &Standing) -> Result<()> {
+    let memory = memory();
     let removed = match std::fs::remove_dir_all(&standing.run) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => std::fs::remove_file(memory()),
+        _ => std::fs::remove_file(&memory),
     };
+    if let Some(folder) = memory.parent() {
+        // Stays where something else is in it.
+        let _ = std::fs::remove_dir(folder);
+    }
     removed.with_context(|| format!("cannot remove {}", standing.run.display()))
 }
 

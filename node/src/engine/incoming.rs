@@ -1,5 +1,5 @@
-//! What arrives for accounts of this node: opening envelopes, texts, control contents, acknowledging.
-//! Keeping for others is in `keeping`.
+//! What arrives for accounts of this node: opening envelopes, texts, control contents. Keeping for
+//! others is in `keeping`.
 
 use std::collections::BTreeSet;
 
@@ -8,14 +8,14 @@ use pumasi_protocol::codec;
 use pumasi_protocol::crypto::{Secret, Signed};
 use pumasi_protocol::delivery::State;
 use pumasi_protocol::envelope::{Body, Content, Letter, Payload, SealFor, key_commitment};
-use pumasi_protocol::mailbox::{Action, IDS_MAX, NotAdmitted, Statement, admit_shape};
+use pumasi_protocol::mailbox::{NotAdmitted, admit_shape};
 use pumasi_protocol::record::CheckedRecord;
 use pumasi_protocol::seal;
-use pumasi_protocol::types::{AccountId, DAY, EnvelopeId, Hash, MessageId, NodeId, SECOND, Time};
+use pumasi_protocol::types::{AccountId, DAY, EnvelopeId, Hash, MessageId, NodeId, SECOND};
 use pumasi_protocol::wire::{Frame, Refused};
 use rusqlite::params;
 
-use super::outgoing::{NewMessage, OUTBOX_STATEMENT};
+use super::outgoing::NewMessage;
 use super::{Engine, blob, one, secret_row};
 use crate::check::CheckedParcel;
 use crate::error::Result;
@@ -23,11 +23,7 @@ use crate::ratchet::{self, PeerSessions, RatchetError};
 use crate::read;
 
 /// Envelopes named in one reset at most (see `Body::Reset`).
-const RESET_MAX: usize = 64;
-/// Texts sent again on one request at most (see `Body::Resend`).
-const RESEND_MAX: u64 = 256;
-/// A contact is asked to repair at most this often, in milliseconds.
-const REPAIR_EVERY: u64 = 15 * SECOND;
+pub(super) const RESET_MAX: usize = 64;
 /// A hole must last this long before its sender is asked: another path may bring it.
 const HOLE_PATIENCE: u64 = 3 * SECOND;
 /// Seal keys of contacts are kept this long after the day they were agreed.
@@ -585,233 +581,6 @@ impl Engine {
                 Ok(true)
             }
         }
-    }
-
-    /// A text closed a hole: the next one shown after it has a smaller gap before it.
-    fn fill_gap(&mut self, account: AccountId, contact: AccountId, sequence: u64) -> Result<()> {
-        self.db
-            .prepare_cached(
-                "UPDATE messages SET gap = sequence - ?3 - 1
-                 WHERE account = ?1 AND contact = ?2 AND outgoing = 0 AND kind = 0 AND gap > 0
-                   AND sequence = (SELECT min(sequence) FROM messages
-                     WHERE account = ?1 AND contact = ?2 AND outgoing = 0 AND kind = 0
-                       AND sequence > ?3)",
-            )?
-            .execute(params![account.0, contact.0, sequence])?;
-        Ok(())
-    }
-
-    /// An envelope that this device cannot open stays: its recovery copy may be all there is.
-    fn keep_unopened(
-        &mut self,
-        account: AccountId,
-        id: EnvelopeId,
-        sealed: &pumasi_protocol::envelope::Sealed,
-        bytes: &[u8],
-    ) -> Result<()> {
-        self.db.execute(
-            "INSERT OR IGNORE INTO envelopes
-               (mailbox, envelope, created, expires, capability, seals, bytes)
-             VALUES (?1, ?2, ?3, ?4, ?5, x'', ?6)",
-            params![
-                account.0,
-                id.0,
-                sealed.created.0,
-                sealed.expires.0,
-                sealed.capability.0,
-                bytes
-            ],
-        )?;
-        self.due.unopened.entry(account).or_default().push(id);
-        Ok(())
-    }
-
-    /// Begins a new session with a contact and says which envelopes could not be opened.
-    fn ask_reset(&mut self, account: AccountId, contact: AccountId) -> Result<()> {
-        let now = self.now;
-        let Some(entry) = self.contact(account, contact)? else {
-            return Ok(());
-        };
-        if now.since(entry.repair_asked) < REPAIR_EVERY {
-            self.due
-                .resets
-                .entry((account, contact))
-                .or_insert(now.plus(REPAIR_EVERY));
-            return Ok(());
-        }
-        entry.repair_asked = now;
-        entry.sessions = PeerSessions::empty();
-        self.touch(account, contact);
-        let mut unopened = self.due.unopened.remove(&account).unwrap_or_default();
-        let rest = unopened.split_off(unopened.len().min(RESET_MAX));
-        if !rest.is_empty() {
-            self.due.unopened.insert(account, rest);
-            self.due
-                .resets
-                .insert((account, contact), now.plus(REPAIR_EVERY));
-        }
-        self.send_content(account, contact, Body::Reset { unopened })
-    }
-
-    /// Asks for what is still missing: sessions to begin anew, holes that lasted.
-    pub(super) fn repair(&mut self) -> Result<()> {
-        let now = self.now;
-        let due = |map: &std::collections::BTreeMap<(AccountId, AccountId), Time>| -> Vec<_> {
-            map.iter()
-                .filter(|(_, at)| **at <= now)
-                .map(|(pair, _)| *pair)
-                .collect()
-        };
-        for pair in due(&self.due.resets) {
-            self.due.resets.remove(&pair);
-            self.ask_reset(pair.0, pair.1)?;
-        }
-        for pair in due(&self.due.holes) {
-            self.due.holes.remove(&pair);
-            let (account, contact) = pair;
-            let Some(entry) = self.contact(account, contact)? else {
-                continue;
-            };
-            let Some((first, last)) = entry.chat.holes().first().copied() else {
-                continue;
-            };
-            let last = last.min(first.saturating_add(RESEND_MAX - 1));
-            self.send_content(account, contact, Body::Resend { first, last })?;
-            self.due.holes.insert(pair, now.plus(REPAIR_EVERY));
-        }
-        Ok(())
-    }
-
-    /// A contact misses texts: they are sealed again, unless they are still under way.
-    fn resend(
-        &mut self,
-        account: AccountId,
-        contact: AccountId,
-        first: u64,
-        last: u64,
-    ) -> Result<()> {
-        let first = first.min(u64::from(u32::MAX));
-        let last = last.min(first + RESEND_MAX - 1);
-        let rows: Vec<([u8; 32], Vec<u8>)> = self
-            .db
-            .prepare_cached(
-                "SELECT message, content FROM messages
-                 WHERE account = ?1 AND contact = ?2 AND outgoing = 1 AND kind = 0
-                   AND sequence BETWEEN ?3 AND ?4 ORDER BY sequence",
-            )?
-            .query_map(params![account.0, contact.0, first, last], |row| {
-                Ok((blob(row, 0)?, row.get(1)?))
-            })?
-            .collect::<rusqlite::Result<_>>()?;
-        for (message, content) in rows {
-            let envelope: Option<Option<[u8; 32]>> = one(self.db.query_row(
-                "SELECT envelope FROM outgoing WHERE account = ?1 AND contact = ?2 AND message = ?3",
-                params![account.0, contact.0, message],
-                |row| row.get(0),
-            ))?;
-            match envelope {
-                Some(Some(envelope)) => {
-                    self.reseal_where(account, contact, Some(EnvelopeId(envelope)))?;
-                }
-                Some(None) => {}
-                None => self.dispatch_again(account, contact, MessageId(message), content)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// One statement per account and sender for everything that reached the device in this step: to
-    /// the sender's home, and to the keepers, who hide it.
-    pub(super) fn acknowledge_delivered(&mut self) -> Result<()> {
-        for ((account, contact), ids) in std::mem::take(&mut self.step.delivered) {
-            for ids in ids.chunks(IDS_MAX) {
-                let action = Action::Delivered { ids: ids.to_vec() };
-                let statement = self.state(account, action)?;
-                let home = self
-                    .contact(account, contact)?
-                    .map(|c| c.record.record.home.node);
-                if let Some(home) = home {
-                    self.statement_for(home, statement)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Signs and stores a statement of an own account, applies it here, and gives it to the keepers
-    /// that are connected; the others get it when mailboxes are compared. Returns its row.
-    pub(super) fn state(&mut self, account: AccountId, action: Action) -> Result<i64> {
-        let own = self.own(&account)?;
-        let statement = Statement {
-            account,
-            epoch: own.record.certificate.epoch,
-            time: self.now,
-            action,
-        };
-        let signed = Signed::sign(&statement, &own.device);
-        let keepers: Vec<NodeId> = own
-            .record
-            .record
-            .keepers
-            .iter()
-            .map(|keeper| keeper.place.node)
-            .collect();
-        let private = matches!(statement.action, Action::Read { .. });
-        let row = self.store_statement(&statement, &signed)?;
-        if !private {
-            for keeper in keepers {
-                if self.peers.get(&keeper).is_some_and(|peer| peer.connected) {
-                    self.send(keeper, &Frame::Statements(vec![signed.clone()]));
-                }
-            }
-        }
-        Ok(row)
-    }
-
-    /// Hands a statement to a sender's home node, reliably.
-    pub(super) fn statement_for(&mut self, node: NodeId, statement: i64) -> Result<()> {
-        let outbox = self.queue_for(node, OUTBOX_STATEMENT, statement)?;
-        let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.connected) else {
-            self.want(node);
-            return Ok(());
-        };
-        if peer.backlog {
-            return Ok(());
-        }
-        peer.cursor = peer.cursor.max(outbox);
-        self.send_statements(node, &[(outbox, statement)])
-    }
-
-    /// Marks what a contact wrote as read, and tells it.
-    pub(crate) fn mark_read(&mut self, account: &AccountId, who: &str) -> Result<u64> {
-        let contact = self.find_contact(account, who)?;
-        self.own(account)?;
-        let rows: Vec<[u8; 32]> = self
-            .db
-            .prepare_cached(
-                "SELECT message FROM messages
-                 WHERE account = ?1 AND contact = ?2 AND outgoing = 0 AND state < 4 ORDER BY id",
-            )?
-            .query_map(params![account.0, contact.0], |row| blob(row, 0))?
-            .collect::<rusqlite::Result<_>>()?;
-        self.db
-            .prepare_cached(
-                "UPDATE messages SET state = 4
-                 WHERE account = ?1 AND contact = ?2 AND outgoing = 0 AND state < 4",
-            )?
-            .execute(params![account.0, contact.0])?;
-        let home = self
-            .known_contact(*account, contact)?
-            .record
-            .record
-            .home
-            .node;
-        for messages in rows.chunks(IDS_MAX) {
-            let messages = messages.iter().copied().map(MessageId).collect();
-            let statement = self.state(*account, Action::Read { messages })?;
-            self.statement_for(home, statement)?;
-        }
-        Ok(rows.len() as u64)
     }
 }
 

@@ -18,7 +18,8 @@ use pumasi_protocol::types::{
 use pumasi_protocol::wire::Frame;
 use rusqlite::params;
 
-use super::outgoing::{Holders, NewMessage, check_key};
+use super::idempotency::check_key;
+use super::outgoing::{Holders, NewMessage};
 use super::{Engine, blob, one};
 use crate::error::{Error, ErrorKind, Result};
 use crate::read;

@@ -449,6 +449,12 @@ fn equivocation_proof(bytes: &[u8]) {
         inside(&proof.second);
         if let Ok(entry) = proof.check(&SIGNERS[0]) {
             assert_ne!(proof.first, proof.second);
+            // One entry twice proves nothing, and there is one order.
+            let (first, second) = (proof.first.clone(), proof.second.clone());
+            for (first, second) in [(first.clone(), first.clone()), (second, first)] {
+                let none = EquivocationProof { first, second };
+                assert!(none.check(&SIGNERS[0]).is_err());
+            }
             assert_eq!(proof.second.unverified().unwrap().sequence, entry.sequence);
             let turned = EquivocationProof::new(proof.second.clone(), proof.first.clone());
             assert_eq!(turned, proof);
@@ -518,6 +524,7 @@ fn chat(bytes: &[u8]) {
                 sequence,
                 time: Time(u64::MAX),
             };
+            receive(&mut chat, &at, &[Head([3; 16]); HEADS_MAX + 1]);
             receive(&mut chat, &at, &[Head([3; 16]); HEADS_MAX]);
         }
     }

@@ -63,7 +63,7 @@ pub(crate) fn hostile(message: &[u8]) {
     }
 }
 
-/// Two sets of ids that differ only in a few bits, at times that are close or at the ends of the range:
+/// Two sets of ids that begin alike, at times that are close or at the ends of the range:
 /// both sides find exactly what differs.
 fn awkward(bytes: &[u8]) {
     let mut sides: [BTreeSet<Item>; 2] = Default::default();
@@ -74,12 +74,12 @@ fn awkward(bytes: &[u8]) {
             2 => Time(u64::MAX - 1 - u64::from(piece[1] & 7)),
             _ => Time(7),
         };
+        // Long common beginnings, and an end that makes sums of ids differ: fingerprints are made of
+        // sums, so ids must be hashes. An id has one time.
+        let name = [piece[0] >> 2, piece[1], piece[2]];
         let mut id = [0xff; 32];
         id[usize::from(piece[2] >> 4)] = 0;
-        id[31] = piece[2];
-        id[30] = piece[0] >> 2;
-        // An id has one time.
-        id[29] = piece[1];
+        id[16..].copy_from_slice(&crypto::hash("awkward", &[&name]).0[16..]);
         let item = Item { time, id };
         for (side, set) in sides.iter_mut().enumerate() {
             // Bit 0 or bit 1 takes it from one side; most are on both.

@@ -37,12 +37,18 @@ impl End {
     pub(crate) fn known(&self, entry: &Entry) -> Known {
         let needs = self.line.needs(entry);
         let record = |id: &PaymentId| Some((*id, self.ious.get(&(needs.debtor, *id))?.clone()));
-        let here = self.entries.iter().filter(|(_, (stored, _))| {
-            needs.place && stored.sequence == entry.sequence && stored.author == entry.author
-        });
+        let here = |(_, (stored, _)): &(&Hash, &(Entry, EntryRecord))| {
+            stored.sequence == entry.sequence && stored.author == entry.author
+        };
+        // Looked up only where it is asked for: it goes through all entries.
+        let at_place = needs.place.then(|| self.entries.iter().filter(here));
         Known {
             ious: needs.ious.iter().filter_map(record).collect(),
-            here: here.map(|(hash, _)| *hash).collect(),
+            here: at_place
+                .into_iter()
+                .flatten()
+                .map(|(hash, _)| *hash)
+                .collect(),
             previous: self.entries.get(&entry.previous).map(|(_, record)| *record),
         }
     }

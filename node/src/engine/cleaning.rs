@@ -1,0 +1,148 @@
+//! Dropping what is past its date, a bounded number of rows at once.
+
+use pumasi_protocol::mailbox::{ERASE_AFTER, RETENTION_MAX};
+use pumasi_protocol::types::{AccountId, DAY, EnvelopeId};
+use rusqlite::params;
+
+use super::Engine;
+use super::statements::PRIVATE;
+use crate::error::Result;
+
+/// Rows that one round of cleaning drops at most, per table.
+const CLEAN_ROWS: u32 = 500;
+/// Answers to calls are remembered this long.
+const IDEMPOTENCY_LIFE: u64 = 30 * DAY;
+
+impl Engine {
+    /// Drops what is past its date, a bounded number of rows at once.
+    pub(super) fn clean(&mut self) -> Result<()> {
+        let now = self.now.0;
+        type Expired = (i64, [u8; 32], [u8; 32], [u8; 16], u64, bool);
+        let expired: Vec<Expired> = self
+            .db
+            .prepare_cached(
+                "SELECT id, mailbox, envelope, capability, length(bytes), hidden IS NOT NULL
+                 FROM envelopes WHERE expires <= ?1 LIMIT ?2",
+            )?
+            .query_map(params![now, CLEAN_ROWS], |row| {
+                Ok((
+                    row.get(0)?,
+                    row.get(1)?,
+                    row.get(2)?,
+                    row.get(3)?,
+                    row.get(4)?,
+                    row.get(5)?,
+                ))
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        for (row, mailbox, envelope, capability, size, hidden) in expired {
+            self.db
+                .execute("DELETE FROM envelopes WHERE id = ?1", params![row])?;
+            if !hidden {
+                self.left_inbox(
+                    &AccountId(mailbox),
+                    &EnvelopeId(envelope),
+                    &capability,
+                    size,
+                )?;
+            }
+        }
+        let before = |age: u64| now.saturating_sub(age);
+        let drops: [(&str, u64); 10] = [
+            (
+                "DELETE FROM acted_on WHERE (account, message) IN
+                   (SELECT account, message FROM acted_on WHERE time < ?1 LIMIT ?2)",
+                before(RETENTION_MAX + 2 * DAY),
+            ),
+            (
+                "DELETE FROM envelopes WHERE id IN
+                   (SELECT id FROM envelopes WHERE hidden IS NOT NULL AND hidden < ?1 LIMIT ?2)",
+                before(ERASE_AFTER),
+            ),
+            (
+                "DELETE FROM encapsulations WHERE (mailbox, name) IN
+                   (SELECT mailbox, name FROM encapsulations WHERE expires < ?1 LIMIT ?2)",
+                now,
+            ),
+            (
+                "DELETE FROM seal_keys WHERE (account, name) IN
+                   (SELECT account, name FROM seal_keys WHERE expires < ?1 LIMIT ?2)",
+                now,
+            ),
+            (
+                "DELETE FROM receipt_items WHERE receipt IN
+                   (SELECT id FROM receipts WHERE until < ?1 LIMIT ?2)",
+                now,
+            ),
+            (
+                "DELETE FROM receipts WHERE id IN
+                   (SELECT id FROM receipts WHERE until < ?1 LIMIT ?2)",
+                now,
+            ),
+            (
+                "DELETE FROM idempotency WHERE (account, scope, key) IN
+                   (SELECT account, scope, key FROM idempotency WHERE time < ?1 LIMIT ?2)",
+                before(IDEMPOTENCY_LIFE),
+            ),
+            (
+                "DELETE FROM nodes WHERE node IN
+                   (SELECT node FROM nodes WHERE expires < ?1 LIMIT ?2)",
+                now,
+            ),
+            (
+                "DELETE FROM outbox WHERE kind = 0 AND item IN
+                   (SELECT id FROM outgoing WHERE expires < ?1 LIMIT ?2)",
+                now,
+            ),
+            (
+                "DELETE FROM outgoing WHERE id IN
+                   (SELECT id FROM outgoing WHERE expires < ?1 LIMIT ?2)",
+                now,
+            ),
+        ];
+        for (sql, limit) in drops {
+            self.db
+                .prepare_cached(sql)?
+                .execute(params![limit, CLEAN_ROWS])?;
+        }
+        self.clean_statements(before(RETENTION_MAX + 2 * DAY))?;
+        self.trim_events()
+    }
+
+    pub(super) fn clean_statements(&mut self, before: u64) -> Result<()> {
+        let old: Vec<(i64, [u8; 32], [u8; 32], i64)> = self
+            .db
+            .prepare_cached(
+                "SELECT id, mailbox, hash, lasting FROM statements
+                 WHERE lasting <> 1 AND time < ?1 LIMIT ?2",
+            )?
+            .query_map(params![before, CLEAN_ROWS], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        for (row, mailbox, hash, kind) in old {
+            self.db.execute(
+                "DELETE FROM acknowledged WHERE statement = ?1",
+                params![row],
+            )?;
+            self.db.execute(
+                "DELETE FROM outbox WHERE kind = 1 AND item = ?1",
+                params![row],
+            )?;
+            self.db
+                .execute("DELETE FROM statements WHERE id = ?1", params![row])?;
+            if kind == PRIVATE {
+                continue;
+            }
+            let sets = match self.kept.get_mut(&AccountId(mailbox)) {
+                Some(kept) => Some(&mut kept.sets),
+                None => self.due.own_sets.get_mut(&AccountId(mailbox)),
+            };
+            if let Some(sets) = sets {
+                sets.statements.remove(&hash);
+                sets.statement_count = sets.statement_count.saturating_sub(1);
+            }
+        }
+        Ok(())
+    }
+}

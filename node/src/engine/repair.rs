@@ -1,0 +1,155 @@
+//! Making good: envelopes that cannot be opened, holes in a conversation.
+
+use pumasi_protocol::envelope::Body;
+use pumasi_protocol::types::{AccountId, EnvelopeId, MessageId, SECOND, Time};
+use rusqlite::params;
+
+use super::incoming::RESET_MAX;
+use super::{Engine, blob, one};
+use crate::error::Result;
+use crate::ratchet::PeerSessions;
+
+/// A contact is asked to repair at most this often, in milliseconds.
+const REPAIR_EVERY: u64 = 15 * SECOND;
+/// Texts sent again on one request at most (see `Body::Resend`).
+const RESEND_MAX: u64 = 256;
+
+impl Engine {
+    /// A text closed a hole: the next one shown after it has a smaller gap before it.
+    pub(super) fn fill_gap(
+        &mut self,
+        account: AccountId,
+        contact: AccountId,
+        sequence: u64,
+    ) -> Result<()> {
+        self.db
+            .prepare_cached(
+                "UPDATE messages SET gap = sequence - ?3 - 1
+                 WHERE account = ?1 AND contact = ?2 AND outgoing = 0 AND kind = 0 AND gap > 0
+                   AND sequence = (SELECT min(sequence) FROM messages
+                     WHERE account = ?1 AND contact = ?2 AND outgoing = 0 AND kind = 0
+                       AND sequence > ?3)",
+            )?
+            .execute(params![account.0, contact.0, sequence])?;
+        Ok(())
+    }
+
+    /// An envelope that this device cannot open stays: its recovery copy may be all there is.
+    pub(super) fn keep_unopened(
+        &mut self,
+        account: AccountId,
+        id: EnvelopeId,
+        sealed: &pumasi_protocol::envelope::Sealed,
+        bytes: &[u8],
+    ) -> Result<()> {
+        self.db.execute(
+            "INSERT OR IGNORE INTO envelopes
+               (mailbox, envelope, created, expires, capability, seals, bytes)
+             VALUES (?1, ?2, ?3, ?4, ?5, x'', ?6)",
+            params![
+                account.0,
+                id.0,
+                sealed.created.0,
+                sealed.expires.0,
+                sealed.capability.0,
+                bytes
+            ],
+        )?;
+        self.due.unopened.entry(account).or_default().push(id);
+        Ok(())
+    }
+
+    /// Begins a new session with a contact and says which envelopes could not be opened.
+    pub(super) fn ask_reset(&mut self, account: AccountId, contact: AccountId) -> Result<()> {
+        let now = self.now;
+        let Some(entry) = self.contact(account, contact)? else {
+            return Ok(());
+        };
+        if now.since(entry.repair_asked) < REPAIR_EVERY {
+            self.due
+                .resets
+                .entry((account, contact))
+                .or_insert(now.plus(REPAIR_EVERY));
+            return Ok(());
+        }
+        entry.repair_asked = now;
+        entry.sessions = PeerSessions::empty();
+        self.touch(account, contact);
+        let mut unopened = self.due.unopened.remove(&account).unwrap_or_default();
+        let rest = unopened.split_off(unopened.len().min(RESET_MAX));
+        if !rest.is_empty() {
+            self.due.unopened.insert(account, rest);
+            self.due
+                .resets
+                .insert((account, contact), now.plus(REPAIR_EVERY));
+        }
+        self.send_content(account, contact, Body::Reset { unopened })
+    }
+
+    /// Asks for what is still missing: sessions to begin anew, holes that lasted.
+    pub(super) fn repair(&mut self) -> Result<()> {
+        let now = self.now;
+        let due = |map: &std::collections::BTreeMap<(AccountId, AccountId), Time>| -> Vec<_> {
+            map.iter()
+                .filter(|(_, at)| **at <= now)
+                .map(|(pair, _)| *pair)
+                .collect()
+        };
+        for pair in due(&self.due.resets) {
+            self.due.resets.remove(&pair);
+            self.ask_reset(pair.0, pair.1)?;
+        }
+        for pair in due(&self.due.holes) {
+            self.due.holes.remove(&pair);
+            let (account, contact) = pair;
+            let Some(entry) = self.contact(account, contact)? else {
+                continue;
+            };
+            let Some((first, last)) = entry.chat.holes().first().copied() else {
+                continue;
+            };
+            let last = last.min(first.saturating_add(RESEND_MAX - 1));
+            self.send_content(account, contact, Body::Resend { first, last })?;
+            self.due.holes.insert(pair, now.plus(REPAIR_EVERY));
+        }
+        Ok(())
+    }
+
+    /// A contact misses texts: they are sealed again, unless they are still under way.
+    pub(super) fn resend(
+        &mut self,
+        account: AccountId,
+        contact: AccountId,
+        first: u64,
+        last: u64,
+    ) -> Result<()> {
+        let first = first.min(u64::from(u32::MAX));
+        let last = last.min(first + RESEND_MAX - 1);
+        let rows: Vec<([u8; 32], Vec<u8>)> = self
+            .db
+            .prepare_cached(
+                "SELECT message, content FROM messages
+                 WHERE account = ?1 AND contact = ?2 AND outgoing = 1 AND kind = 0
+                   AND sequence BETWEEN ?3 AND ?4 ORDER BY sequence",
+            )?
+            .query_map(params![account.0, contact.0, first, last], |row| {
+                Ok((blob(row, 0)?, row.get(1)?))
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        for (message, content) in rows {
+            let envelope: Option<Option<[u8; 32]>> = one(self.db.query_row(
+                "SELECT envelope FROM outgoing WHERE account = ?1 AND contact = ?2 AND message = ?3",
+                params![account.0, contact.0, message],
+                |row| row.get(0),
+            ))?;
+            match envelope {
+                Some(Some(envelope)) => {
+                    self.reseal_where(account, contact, Some(EnvelopeId(envelope)))?;
+                }
+                Some(None) => {}
+                None => self.dispatch_again(account, contact, MessageId(message), content)?,
+            }
+        }
+        Ok(())
+    }
+}
