@@ -11,6 +11,8 @@ use pumasi_protocol::wire::{Frame, NODES_MAX, Response};
 
 /// Receipts in one frame at most.
 const RECEIPTS_MAX: usize = 64;
+/// Envelopes in one frame at most: a full batch of the smallest has far fewer.
+const PARCELS_MAX: usize = 512;
 /// Seal keys beside one envelope at most.
 const SEALS_MAX: usize = 2;
 
@@ -92,7 +94,8 @@ pub(crate) fn frame(peer: NodeId, bytes: &[u8], now: Time) -> Result<Arrival, Fa
             Ok(Arrival::Hello(node))
         }
         Frame::Put { parcels, pass_on } => {
-            if pass_on.len() > pumasi_protocol::record::KEEPERS_MAX + 1 {
+            let nodes_max = pumasi_protocol::record::KEEPERS_MAX + 1;
+            if pass_on.len() > nodes_max || parcels.len() > PARCELS_MAX {
                 return Err(Fault::List);
             }
             let mut checked = Vec::with_capacity(parcels.len());

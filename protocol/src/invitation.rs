@@ -73,7 +73,7 @@ impl Invitation {
     /// # Errors
     /// [`InvitationError`] says what is wrong and what to do.
     pub fn parse(text: &str, now: Time) -> Result<(Self, CheckedRecord), InvitationError> {
-        let upper = text.trim().to_uppercase();
+        let upper = text.trim().to_ascii_uppercase();
         let data = upper
             .strip_prefix(&SCHEME.to_uppercase())
             .and_then(|rest| rest.strip_prefix(&PATH.to_uppercase()))

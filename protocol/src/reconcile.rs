@@ -204,8 +204,8 @@ fn skip(rest: &mut &[u8], length: u64) -> Option<()> {
 ///
 /// Two sets with equal digests are equal unless somebody worked for it: who may choose thousands of ids
 /// can find colliding sums with far less than 2^128 work (generalised birthday problem, Wagner 2002).
-/// It therefore only decides whether a reconciliation is *needed now*; the sets are reconciled from
-/// time to time whatever it says. It does not notice an id that is added twice and removed once: keep
+/// Negentropy's own fingerprints are sums, too, and share the limit. What such a sender can hide from
+/// one keeper are ids that it chose itself, its own envelopes. It does not notice an id that is added twice and removed once: keep
 /// to the changes that the store really made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SetDigest([u8; 32]);

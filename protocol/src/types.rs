@@ -85,7 +85,9 @@ macro_rules! id {
                     return Err(wrong());
                 }
                 let bytes: Vec<u8> = checked.byte_iter().take(33).collect();
-                bytes.try_into().map(Self).map_err(|_| wrong())
+                let id = bytes.try_into().map(Self).map_err(|_| wrong())?;
+                // One id has one text: left-over bits that are not zero would give it more.
+                if id.to_string().eq_ignore_ascii_case(text) { Ok(id) } else { Err(wrong()) }
             }
         }
 
@@ -202,8 +204,12 @@ impl FromStr for Amount {
     /// 0 is an amount here, and refused where nothing can be paid with it.
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let wrong = || ParseError::Amount(shortened(text));
-        let digits: String = text.trim().chars().filter(|c| *c != ',').collect();
-        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        let text = text.trim();
+        let grouped = text.split(',').skip(1).all(|group| group.len() == 3)
+            && (!text.contains(',') || text.split(',').next().is_some_and(|g| g.len() <= 3));
+        let digits: String = text.chars().filter(|c| *c != ',').collect();
+        let first = text.starts_with(|c: char| c.is_ascii_digit());
+        if !first || !grouped || !digits.bytes().all(|b| b.is_ascii_digit()) {
             return Err(wrong());
         }
         digits.parse().map(Self).map_err(|_| wrong())
@@ -297,7 +303,18 @@ mod tests {
             "18446744073709551615".parse::<Amount>().unwrap(),
             Amount(u64::MAX)
         );
-        for wrong in ["", "-1", "+1", "1.5", "18446744073709551616", "1e3", "won"] {
+        for wrong in [
+            "",
+            "-1",
+            "+1",
+            "1.5",
+            "18446744073709551616",
+            "1e3",
+            "won",
+            ",100",
+            "1,,5",
+            "1,00",
+        ] {
             assert!(wrong.parse::<Amount>().is_err(), "{wrong}");
         }
     }
