@@ -137,11 +137,14 @@ struct Step {
     custody: BTreeMap<(NodeId, AccountId), Vec<(EnvelopeId, Time)>>,
     /// Reached an own device, to be acknowledged in one statement per account and sender.
     delivered: BTreeMap<(AccountId, AccountId), Vec<EnvelopeId>>,
+    /// IOUs that came, for whose safety keepers are asked.
+    attest: BTreeMap<AccountId, Vec<EnvelopeId>>,
     /// Lines with IOUs to answer.
     answers: BTreeSet<(AccountId, LineId)>,
     /// Envelopes sealed in this step, by node, so that they need not be read back to be sent.
     fresh: BTreeMap<NodeId, Vec<outgoing::Parcelled>>,
     dirty_contacts: BTreeSet<(AccountId, AccountId)>,
+    dirty_conversations: BTreeSet<(AccountId, AccountId)>,
     dirty_lines: BTreeSet<(AccountId, LineId)>,
     dirty_kept: BTreeSet<AccountId>,
     dirty_ratchets: BTreeSet<AccountId>,
@@ -322,10 +325,17 @@ impl Engine {
     /// back what changed in memory.
     fn finish(&mut self) -> Result<()> {
         self.answer_ious()?;
+        self.ask_new_attestations();
         self.acknowledge_delivered()?;
         self.flush_fresh()?;
         self.sign_custody()?;
-        for (account, contact) in std::mem::take(&mut self.step.dirty_contacts) {
+        let whole = std::mem::take(&mut self.step.dirty_contacts);
+        for pair in std::mem::take(&mut self.step.dirty_conversations) {
+            if !whole.contains(&pair) {
+                self.store_conversation(pair.0, pair.1)?;
+            }
+        }
+        for (account, contact) in whole {
             self.store_contact(account, contact)?;
         }
         for (account, line) in std::mem::take(&mut self.step.dirty_lines) {

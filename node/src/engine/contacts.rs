@@ -115,8 +115,10 @@ impl Engine {
         let row = one(self
             .db
             .prepare_cached(
-                "SELECT name, active, record, keys, secrets, chat, sessions, verified, blocked, added
-                 FROM contacts WHERE account = ?1 AND contact = ?2",
+                "SELECT c.name, c.active, c.record, c.keys, c.secrets, t.chat, t.sessions,
+                   c.verified, c.blocked, c.added
+                 FROM contacts c JOIN conversations t USING (account, contact)
+                 WHERE c.account = ?1 AND c.contact = ?2",
             )?
             .query_row(params![account.0, contact.0], |row| {
                 Ok(Row {
@@ -175,37 +177,65 @@ impl Engine {
         }))
     }
 
-    /// Marks a contact as changed: it is written back at the end of the step.
+    /// Marks the conversation with a contact as changed: written back at the end of the step.
+    pub(super) fn touch_conversation(&mut self, account: AccountId, contact: AccountId) {
+        self.step.dirty_conversations.insert((account, contact));
+    }
+
+    /// Marks a contact as changed, its conversation included: written back at the end of the step.
     pub(super) fn touch(&mut self, account: AccountId, contact: AccountId) {
         self.step.dirty_contacts.insert((account, contact));
     }
 
+    /// Writes back what changes with every message.
+    pub(super) fn store_conversation(
+        &mut self,
+        account: AccountId,
+        contact: AccountId,
+    ) -> Result<()> {
+        let row = secret_row(&account.0, &contact.0);
+        let nonce = self.nonce();
+        let Some(entry) = self.contacts.get(&(account, contact)) else {
+            return Ok(());
+        };
+        let sessions = if entry.sessions.is_empty() {
+            None
+        } else {
+            let plain = entry.sessions.to_bytes();
+            Some(self.vault.seal("sessions", &row, nonce, &plain))
+        };
+        self.db
+            .prepare_cached(
+                "INSERT INTO conversations (account, contact, chat, sessions)
+                 VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (account, contact) DO UPDATE SET chat = ?3, sessions = ?4",
+            )?
+            .execute(params![
+                account.0,
+                contact.0,
+                codec::encode(&entry.chat),
+                sessions
+            ])?;
+        Ok(())
+    }
+
     pub(super) fn store_contact(&mut self, account: AccountId, contact: AccountId) -> Result<()> {
         let row = secret_row(&account.0, &contact.0);
-        let (secret_nonce, session_nonce) = (self.nonce(), self.nonce());
+        let secret_nonce = self.nonce();
         let Some(entry) = self.contacts.get(&(account, contact)) else {
             return Ok(());
         };
         let secrets = with_encoded(&entry.secrets, |plain| {
             self.vault.seal("contacts", &row, secret_nonce, plain)
         });
-        let sessions = if entry.sessions.is_empty() {
-            None
-        } else {
-            Some(
-                self.vault
-                    .seal("sessions", &row, session_nonce, &entry.sessions.to_bytes()),
-            )
-        };
         self.db
             .prepare_cached(
                 "INSERT INTO contacts
-                   (account, contact, name, active, record, keys, secrets, chat, sessions, verified,
-                    blocked, added)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+                   (account, contact, name, active, record, keys, secrets, verified, blocked, added)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
                  ON CONFLICT (account, contact) DO UPDATE SET
-                   name = ?3, active = ?4, record = ?5, keys = ?6, secrets = ?7, chat = ?8,
-                   sessions = ?9, verified = ?10, blocked = ?11",
+                   name = ?3, active = ?4, record = ?5, keys = ?6, secrets = ?7, verified = ?8,
+                   blocked = ?9",
             )?
             .execute(params![
                 account.0,
@@ -215,13 +245,11 @@ impl Engine {
                 codec::encode(&entry.record.signed),
                 entry.keys.as_ref().map(|(signed, _)| codec::encode(signed)),
                 secrets,
-                codec::encode(&entry.chat),
-                sessions,
                 entry.verified,
                 entry.blocked,
                 entry.added.0
             ])?;
-        Ok(())
+        self.store_conversation(account, contact)
     }
 
     /// The contacts of an account that answered and are not blocked.
@@ -532,11 +560,13 @@ impl Engine {
         }
         self.contacts.remove(&(*account, contact));
         self.step.dirty_contacts.remove(&(*account, contact));
+        self.step.dirty_conversations.remove(&(*account, contact));
         for sql in [
             "DELETE FROM outbox WHERE kind = 0 AND item IN
                (SELECT id FROM outgoing WHERE account = ?1 AND contact = ?2)",
             "DELETE FROM outgoing WHERE account = ?1 AND contact = ?2",
             "DELETE FROM messages WHERE account = ?1 AND contact = ?2",
+            "DELETE FROM conversations WHERE account = ?1 AND contact = ?2",
             "DELETE FROM contacts WHERE account = ?1 AND contact = ?2",
         ] {
             self.db.execute(sql, params![account.0, contact.0])?;

@@ -379,7 +379,7 @@ impl Engine {
             self.step.dirty_ratchets.insert(account);
         }
         if !stranger {
-            self.touch(account, contact);
+            self.touch_conversation(account, contact);
         }
         let content_key = Secret(opened.content_key);
         match seal::open_body(sealed, &content_key) {
@@ -510,7 +510,7 @@ impl Engine {
                     .contacts
                     .get(&(account, contact))
                     .is_some_and(|entry| !entry.chat.holes().is_empty());
-                self.touch(account, contact);
+                self.touch_conversation(account, contact);
                 if holes {
                     self.due
                         .holes

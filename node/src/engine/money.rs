@@ -418,7 +418,7 @@ impl Engine {
             self.event(Some(account), "payment.received", &view)?;
             if let Some(envelope) = envelope {
                 self.due.attesting.insert(envelope, (account, message));
-                self.ask_attestation(account, &[envelope]);
+                self.step.attest.entry(account).or_default().push(envelope);
             }
         }
         Ok(())
@@ -603,6 +603,15 @@ impl Engine {
             )?;
         }
         Ok(())
+    }
+
+    /// The questions of this step, one per keeper.
+    pub(super) fn ask_new_attestations(&mut self) {
+        for (account, ids) in std::mem::take(&mut self.step.attest) {
+            for ids in ids.chunks(ATTEST_MAX) {
+                self.ask_attestation(account, ids);
+            }
+        }
     }
 
     /// Asks the keepers of an own account to sign again for IOUs that came, so that the payee sees

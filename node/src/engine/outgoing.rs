@@ -134,7 +134,7 @@ impl Engine {
         let bytes = codec::encode(&content);
         let message = Content::id_of(&bytes);
         entry.chat.sent(message);
-        self.touch(*account, contact);
+        self.touch_conversation(*account, contact);
         self.insert_message(&NewMessage {
             account: *account,
             contact,
@@ -314,7 +314,7 @@ impl Engine {
         let targets = targets(&entry.record);
         let bytes = codec::encode(&envelope);
         let envelope = Envelope::id_of(&bytes);
-        self.touch(account, contact);
+        self.touch_conversation(account, contact);
         self.db
             .prepare_cached(
                 "UPDATE outgoing SET envelope = ?2, bytes = ?3, receipts = ?4 WHERE id = ?1",
@@ -391,11 +391,15 @@ impl Engine {
                 }
             }
         }
+        let fresh = !agreed.is_empty();
         for (for_key, seal) in agreed {
             match for_key {
                 SealFor::Device => entry.secrets.device_seal = Some(seal),
                 SealFor::Recovery => entry.secrets.recovery_seal = Some(seal),
             }
+        }
+        if fresh {
+            self.touch(account, contact);
         }
         Ok(true)
     }

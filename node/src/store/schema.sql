@@ -25,8 +25,6 @@ CREATE TABLE contacts (
   record   BLOB NOT NULL,            -- Signed<AccountRecord>
   keys     BLOB,                     -- Signed<KeyBundle>, once fetched
   secrets  BLOB NOT NULL,            -- sealed: capabilities, today's seal keys
-  chat     BLOB NOT NULL,            -- state of the conversation
-  sessions BLOB,                     -- sealed: Olm sessions with the contact's device
   verified INTEGER NOT NULL DEFAULT 0,
   blocked  INTEGER NOT NULL DEFAULT 0,
   added    INTEGER NOT NULL,
@@ -34,6 +32,15 @@ CREATE TABLE contacts (
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX contacts_name ON contacts (account, name);
 CREATE INDEX contacts_by_contact ON contacts (contact);
+
+-- What changes with every message: apart from the rest of a contact, which is ten times as large.
+CREATE TABLE conversations (
+  account  BLOB NOT NULL,
+  contact  BLOB NOT NULL,
+  chat     BLOB NOT NULL,            -- chat::Chat
+  sessions BLOB,                     -- sealed: Olm sessions with the contact's device
+  PRIMARY KEY (account, contact)
+) STRICT, WITHOUT ROWID;
 
 -- Invitations given out and not yet used up.
 CREATE TABLE invitations (

@@ -219,7 +219,7 @@ fn a_lost_session_heals_by_itself() {
     net.members[1]
         .engine
         .db
-        .execute("UPDATE contacts SET sessions = NULL", [])
+        .execute("UPDATE conversations SET sessions = NULL", [])
         .unwrap();
     net.members[1].engine.contacts.clear();
     net.send((0, ids[0]), ids[1], "three");
