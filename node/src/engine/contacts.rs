@@ -304,9 +304,11 @@ impl Engine {
             expires,
         };
         let warning = (keepers < KEEPERS).then(|| {
-            format!(
-                "only {keepers} of {KEEPERS} keepers hold your mailbox yet: an answer may have to wait until this node is online"
-            )
+            let held = match keepers {
+                0 => "no keeper holds your mailbox yet".to_owned(),
+                some => format!("only {some} of {KEEPERS} keepers hold your mailbox yet"),
+            };
+            format!("{held}: an answer may have to wait until this node is online")
         });
         Ok(InvitationView {
             link: invitation.link(),
