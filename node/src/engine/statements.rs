@@ -10,7 +10,7 @@ use pumasi_protocol::types::{AccountId, EnvelopeId, Hash, NodeId};
 use pumasi_protocol::wire::Frame;
 use rusqlite::params;
 
-use super::{Engine, one};
+use super::{Engine, blob, one};
 use crate::error::Result;
 
 /// `lasting` column of statements: dropped after their time.
@@ -72,7 +72,12 @@ impl Engine {
         let (Action::Delivered { .. } | Action::Read { .. }) = &statement.action else {
             return Ok(judged);
         };
-        let writers: Vec<AccountId> = self.accounts.keys().copied().collect();
+        let writers: Vec<AccountId> = self
+            .db
+            .prepare_cached("SELECT account FROM contacts WHERE contact = ?1")?
+            .query_map(params![account.0], |row| blob(row, 0))?
+            .map(|id| id.map(AccountId))
+            .collect::<rusqlite::Result<_>>()?;
         let mut checked = None;
         for own in writers {
             let Some(contact) = self.contact(own, account)? else {
