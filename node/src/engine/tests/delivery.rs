@@ -2,14 +2,7 @@
 
 use pumasi_protocol::delivery::State;
 
-use super::network::Net;
-
-const FOUR: [(&str, &str); 4] = [
-    ("hana", "pangyo"),
-    ("bora", "anyang"),
-    ("daon", "busan"),
-    ("gaon", "jeju"),
-];
+use super::network::{FOUR, Net};
 
 #[test]
 fn a_text_becomes_safe_in_two_buildings_and_is_delivered_and_read() {

@@ -9,16 +9,9 @@ use pumasi_protocol::mailbox::{Action, CustodyReceipt, Statement};
 use pumasi_protocol::types::{EnvelopeId, NodeId, Time};
 use pumasi_protocol::wire::{Frame, Parcel};
 
-use super::network::Net;
+use super::network::{FOUR, Net};
 use crate::check::{self, Fault};
-use crate::engine::Input;
-
-const FOUR: [(&str, &str); 4] = [
-    ("hana", "pangyo"),
-    ("bora", "anyang"),
-    ("daon", "busan"),
-    ("gaon", "jeju"),
-];
+use crate::engine::{Effect, Input};
 
 fn deliver(net: &mut Net, to: usize, from: usize, frame: &Frame) {
     let from = net.members[from].id;
@@ -248,4 +241,51 @@ fn statements_dated_far_ahead_do_not_enter_the_store() {
         );
     }
     net.run(1_000);
+}
+
+#[test]
+fn a_frame_with_too_many_envelopes_is_a_fault() {
+    let (net, _) = Net::with(68, &FOUR);
+    let parcel = Parcel {
+        envelope: vec![1].into(),
+        seals: vec![],
+    };
+    let put = |count: usize| Frame::Put {
+        parcels: vec![parcel.clone(); count],
+        pass_on: vec![],
+    };
+    let peer = net.members[1].id;
+    assert!(check::frame(peer, &codec::encode(&put(512)), net.now).is_ok());
+    let fault = check::frame(peer, &codec::encode(&put(513)), net.now).unwrap_err();
+    assert_eq!(fault, Fault::List);
+}
+
+#[test]
+fn a_node_that_brings_thousands_of_unwanted_envelopes_loses_its_session() {
+    let (mut net, _) = Net::with(69, &FOUR);
+    net.settle_keepers(3);
+    let from = net.members[1].id;
+    let mut ended = false;
+    for _ in 0..4 {
+        let parcels = vec![
+            Parcel {
+                envelope: vec![1].into(),
+                seals: vec![],
+            };
+            512
+        ];
+        let frame = Frame::Put {
+            parcels,
+            pass_on: vec![],
+        };
+        let arrival = check::frame(from, &codec::encode(&frame), net.now).unwrap();
+        let effects = net.members[0]
+            .engine
+            .step(vec![Input::Frame(from, Box::new(arrival))], net.now)
+            .unwrap();
+        ended |= effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Disconnect(node) if *node == from));
+    }
+    assert!(ended);
 }

@@ -20,6 +20,14 @@ const LATENCY: u64 = 5;
 /// Milliseconds between ticks.
 const TICK: u64 = 250;
 
+/// Four people in four buildings.
+pub(super) const FOUR: [(&str, &str); 4] = [
+    ("hana", "pangyo"),
+    ("bora", "anyang"),
+    ("daon", "busan"),
+    ("gaon", "jeju"),
+];
+
 /// One node of the network.
 pub(super) struct Member {
     pub(super) engine: Engine,

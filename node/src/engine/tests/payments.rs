@@ -2,16 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::network::Net;
+use super::network::{FOUR, Net};
 use crate::ErrorKind;
 use crate::read;
-
-const FOUR: [(&str, &str); 4] = [
-    ("hana", "pangyo"),
-    ("bora", "anyang"),
-    ("daon", "busan"),
-    ("gaon", "jeju"),
-];
 
 fn ready(seed: u64) -> (Net, Vec<pumasi_protocol::types::AccountId>) {
     let (mut net, ids) = Net::with(seed, &FOUR);

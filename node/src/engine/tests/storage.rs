@@ -2,16 +2,9 @@
 
 use pumasi_protocol::types::Time;
 
-use super::network::Net;
+use super::network::{FOUR, Net};
 use crate::ErrorKind;
 use crate::engine::{Effect, Engine};
-
-const FOUR: [(&str, &str); 4] = [
-    ("hana", "pangyo"),
-    ("bora", "anyang"),
-    ("daon", "busan"),
-    ("gaon", "jeju"),
-];
 
 #[test]
 fn a_full_disk_stops_the_node_without_an_answer_and_loses_nothing_answered() {
