@@ -1,6 +1,7 @@
 //! Decoding and the signature checks that need no state: they run beside the engine, one task per
 //! peer. What they cannot judge (is this keeper in that record?) is left to the engine.
 
+use pumasi_protocol::archive::{CheckedVolume, Page};
 use pumasi_protocol::codec::{self, Bytes, DecodeError};
 use pumasi_protocol::crypto::Signed;
 use pumasi_protocol::envelope::{Encapsulation, Envelope, SealName};
@@ -15,6 +16,9 @@ const RECEIPTS_MAX: usize = 64;
 const PARCELS_MAX: usize = 512;
 /// Seal keys beside one envelope at most.
 const SEALS_MAX: usize = 2;
+
+/// Heads of volumes in one frame at most.
+const VOLUMES_MAX: usize = 4;
 
 /// An envelope that decoded, with its id.
 #[derive(Debug, Clone)]
@@ -58,6 +62,13 @@ pub(crate) enum Arrival {
     Nodes(u64, Vec<CheckedNode>),
     /// A gossiped node record.
     Node(CheckedNode),
+    /// Pages of archives, and the heads of volumes that check out.
+    Pages {
+        /// Heads.
+        volumes: Vec<CheckedVolume>,
+        /// Pages: whose volume did not come along, is checked by the engine.
+        pages: Vec<Signed<Page>>,
+    },
     /// Everything else: checked by the engine, because it needs to know whose it is.
     Other(Frame),
 }
@@ -154,6 +165,16 @@ pub(crate) fn frame(peer: NodeId, bytes: &[u8], now: Time) -> Result<Arrival, Fa
                     .filter_map(|one| node(one, now).ok())
                     .collect(),
             ))
+        }
+        Frame::Pages { volumes, pages } => {
+            if volumes.len() > VOLUMES_MAX || pages.len() > PARCELS_MAX {
+                return Err(Fault::List);
+            }
+            let volumes = volumes.into_iter().filter_map(|signed| CheckedVolume::check(signed).ok());
+            Ok(Arrival::Pages {
+                volumes: volumes.collect(),
+                pages,
+            })
         }
         other => Ok(Arrival::Other(other)),
     }

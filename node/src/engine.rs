@@ -5,6 +5,7 @@
 mod accounts;
 mod acknowledging;
 mod agreement;
+mod archiving;
 mod cleaning;
 mod contacts;
 mod events;
@@ -12,6 +13,8 @@ mod idempotency;
 mod incoming;
 mod keepers;
 mod keeping;
+mod level;
+mod locating;
 mod money;
 mod nodes;
 mod outbox;
@@ -20,8 +23,12 @@ mod overview;
 mod peers;
 mod proofs;
 mod questions;
+mod rebuilding;
 mod reconciling;
 mod repair;
+mod restoring;
+mod resuming;
+mod shelving;
 mod statements;
 #[cfg(test)]
 mod tests;
@@ -137,8 +144,6 @@ struct Step {
     custody: BTreeMap<(NodeId, AccountId), Vec<(EnvelopeId, Time)>>,
     /// Reached an own device, to be acknowledged in one statement per account and sender.
     delivered: BTreeMap<(AccountId, AccountId), Vec<EnvelopeId>>,
-    /// IOUs that came, for whose safety keepers are asked.
-    attest: BTreeMap<AccountId, Vec<EnvelopeId>>,
     /// Lines with IOUs to answer.
     answers: BTreeSet<(AccountId, LineId)>,
     /// Envelopes sealed in this step, by node, so that they need not be read back to be sent.
@@ -148,6 +153,13 @@ struct Step {
     dirty_lines: BTreeSet<(AccountId, LineId)>,
     dirty_kept: BTreeSet<AccountId>,
     dirty_ratchets: BTreeSet<AccountId>,
+    /// What own accounts learned: written as pages of their archives.
+    archive: BTreeMap<AccountId, archiving::Pending>,
+    dirty_archives: BTreeSet<AccountId>,
+    /// What is known already is told again: no events, and nothing to archive.
+    quiet: bool,
+    /// The call that makes the next own entry.
+    call: Option<pumasi_protocol::archive::Call>,
     events: bool,
 }
 
@@ -166,6 +178,8 @@ pub(crate) struct Engine {
     contacts: BTreeMap<(AccountId, AccountId), Contact>,
     /// Lines that were used lately.
     lines: BTreeMap<(AccountId, LineId), Line>,
+    /// Accounts that are being restored here.
+    restoring: BTreeMap<AccountId, restoring::Restoring>,
     /// Mailboxes kept here that were used lately.
     kept: BTreeMap<AccountId, Kept>,
     peers: BTreeMap<NodeId, Peer>,
@@ -215,6 +229,7 @@ impl Engine {
             accounts: BTreeMap::new(),
             contacts: BTreeMap::new(),
             lines: BTreeMap::new(),
+            restoring: BTreeMap::new(),
             kept: BTreeMap::new(),
             peers: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -325,8 +340,11 @@ impl Engine {
     /// back what changed in memory.
     fn finish(&mut self) -> Result<()> {
         self.answer_ious()?;
-        self.ask_new_attestations();
         self.acknowledge_delivered()?;
+        for (account, contact) in self.step.dirty_contacts.clone() {
+            self.archive_contact(account, contact)?;
+        }
+        self.write_pages()?;
         self.flush_fresh()?;
         self.sign_custody()?;
         let whole = std::mem::take(&mut self.step.dirty_contacts);
@@ -346,6 +364,9 @@ impl Engine {
         }
         for account in std::mem::take(&mut self.step.dirty_ratchets) {
             self.store_ratchet(account)?;
+        }
+        for account in std::mem::take(&mut self.step.dirty_archives) {
+            self.store_archive(account)?;
         }
         Ok(())
     }

@@ -363,3 +363,47 @@ pub struct StatusView {
     /// What is wrong, in words, each with what to do.
     pub alarms: Vec<String>,
 }
+
+/// How restoring an account stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreView {
+    /// The account's id.
+    pub account: String,
+    /// `locating`, `fencing`, `reading`, `done` or `failed`.
+    pub state: String,
+    /// What is going on, or why it failed, in a sentence.
+    pub text: String,
+    /// Keepers that the account had.
+    pub keepers: usize,
+    /// Of these, how many refuse the old device and are read.
+    pub keepers_read: usize,
+    /// How many must be read so that everything that was safe is found.
+    pub keepers_needed: usize,
+    /// Archive pages here so far.
+    pub pages: u64,
+    /// Inbox envelopes read so far.
+    pub envelopes: u64,
+    /// Milliseconds since it was begun.
+    pub millis: u64,
+    /// What came back, once it is done.
+    pub report: Option<RestoreReport>,
+}
+
+/// What a restore brought back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreReport {
+    /// The account as it is here now.
+    pub name: String,
+    /// Enough keepers were read: everything that was safe is here.
+    pub complete: bool,
+    /// Contacts.
+    pub contacts: usize,
+    /// Texts and IOUs.
+    pub messages: usize,
+    /// Lines.
+    pub lines: usize,
+    /// Messages that are sent again, because nothing shows that they arrived.
+    pub sent_again: usize,
+    /// What cannot be complete, and why; a sentence each.
+    pub missing: Vec<String>,
+}

@@ -305,6 +305,18 @@ impl Chat {
         self.lost.map(|lost| (lost.first, lost.last))
     }
 
+    /// Epoch of the other side's device that holes and sequences are about.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Something of this time was seen that does not come through [`Self::receive`]: an own text of an
+    /// earlier device.
+    pub fn seen(&mut self, time: Time) {
+        self.clock = self.clock.max(time);
+    }
+
     /// The highest sequence given out; 0 before the first.
     #[must_use]
     pub const fn last_sent(&self) -> u64 {

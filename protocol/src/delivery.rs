@@ -110,6 +110,7 @@ mod tests {
                 place: place(node),
                 operator: "o".into(),
                 building: (*building).into(),
+                joining: false,
             })
             .collect();
         let record = AccountRecord {

@@ -57,6 +57,8 @@ pub enum SealFor {
     Device,
     /// The recipient's phrase: the recovery copy.
     Recovery,
+    /// The owner's own phrase: a volume of its archive (see [`crate::archive`]).
+    Archive,
 }
 
 /// How a seal key reaches its owner: HPKE in base mode, once per pair and day. Its first ciphertext
@@ -213,7 +215,9 @@ pub enum Body {
     Text {
         /// Which conversation.
         conversation: Conversation,
-        /// Counts this sender's texts in this conversation from 1, without holes.
+        /// Epoch of the device that wrote it: each counts for itself.
+        epoch: u64,
+        /// Counts this device's texts in this conversation from 1, without holes.
         sequence: u64,
         /// The latest messages of the conversation that the sender had seen, at most [`HEADS_MAX`].
         heads: Vec<Head>,
@@ -246,6 +250,8 @@ pub enum Body {
     },
     /// A hole in what you sent: please seal these texts again.
     Resend {
+        /// Epoch of the device that wrote them.
+        epoch: u64,
         /// First missing sequence.
         first: u64,
         /// Last missing sequence, at most 256 after the first.

@@ -5,6 +5,7 @@
 //! [`invitation`], [`envelope`], [`seal`], [`mailbox`], [`reconcile`], [`delivery`], [`placement`],
 //! [`chat`], [`mod@line`], [`wire`].
 
+pub mod archive;
 pub mod chat;
 pub mod codec;
 pub mod crypto;
@@ -13,6 +14,7 @@ pub mod envelope;
 pub mod identity;
 pub mod invitation;
 pub mod line;
+pub mod locator;
 pub mod mailbox;
 pub mod placement;
 pub mod reconcile;

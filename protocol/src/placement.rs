@@ -117,6 +117,7 @@ mod tests {
             },
             operator: operator.into(),
             building: building.into(),
+            joining: false,
         }
     }
 

@@ -55,6 +55,9 @@ pub struct KeeperEntry {
     pub operator: String,
     /// Where it stands: a claim, signed by the node in its own record.
     pub building: String,
+    /// It took the place of another and is being filled: what it signs for counts, but it does not
+    /// count among those from whom a restore must read (R).
+    pub joining: bool,
 }
 
 /// Names one state of an account record; a higher one replaces a lower.

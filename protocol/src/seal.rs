@@ -85,6 +85,7 @@ fn info(for_key: SealFor, mailbox: &AccountId) -> Vec<u8> {
     let key = match for_key {
         SealFor::Device => 0,
         SealFor::Recovery => 1,
+        SealFor::Archive => 2,
     };
     [INFO, &[0, SUITE, key], &mailbox.0].concat()
 }
@@ -383,6 +384,7 @@ mod tests {
             recipient: DURI,
             time: Time(1_795_000_000_000),
             body: Body::Text {
+                epoch: 1_795_000_000,
                 conversation: Conversation::Direct,
                 sequence: 300,
                 heads: vec![Head([1; 16]), Head([2; 16]), Head([3; 16])],

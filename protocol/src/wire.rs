@@ -3,9 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::archive::{Page, Volume};
 use crate::codec::{Bytes, Wire};
 use crate::crypto::Signed;
 use crate::envelope::{CapabilityId, ENVELOPE_MAX, Encapsulation};
+use crate::locator::Locator;
 use crate::mailbox::{CustodyReceipt, NotAdmitted, Statement};
 use crate::record::{AccountRecord, KeyBundle, NodeRecord, OneTimeKey, RecordVersion};
 use crate::types::{AccountId, EnvelopeId, Hash, NodeId};
@@ -42,6 +44,8 @@ pub enum Set {
     Statements,
     /// Envelopes not yet acknowledged by the owner.
     Envelopes,
+    /// Pages of the owner's archive.
+    Archive,
 }
 
 /// One frame. The order of variants is the wire format: new ones go to the end.
@@ -93,6 +97,13 @@ pub enum Frame {
         id: u64,
         /// The answer.
         response: Response,
+    },
+    /// Pages of an archive. Answered like `Put`, after the commit, by `Receipts` or `Refused`.
+    Pages {
+        /// Heads of the volumes of these pages, where the receiver may lack them.
+        volumes: Vec<Signed<Volume>>,
+        /// The pages.
+        pages: Vec<Signed<Page>>,
     },
 }
 
@@ -153,6 +164,8 @@ pub enum Request {
         statements: Hash,
         /// Hash over the set of live envelopes.
         envelopes: Hash,
+        /// Hash over the set of live archive pages.
+        archive: Hash,
     },
     /// One step of range-based set reconciliation (negentropy). Answered by `Reconcile`.
     Reconcile {
@@ -176,6 +189,31 @@ pub enum Request {
         mailbox: AccountId,
         /// At most [`crate::mailbox::IDS_MAX`].
         ids: Vec<EnvelopeId>,
+    },
+    /// Send me these pages. Answered by `Pages` frames and then `Done`.
+    FetchPages {
+        /// Whose.
+        mailbox: AccountId,
+        /// At most [`crate::mailbox::IDS_MAX`].
+        ids: Vec<EnvelopeId>,
+    },
+    /// Keep this hint, by which a phrase finds its keepers. Answered by `Done` or `No`.
+    PutLocator(Signed<Locator>),
+    /// The hint under this name, which only a phrase reveals. Answered by `Locator`.
+    FindLocator([u8; 32]),
+    /// How far does the archive go that you keep for me? Answered by `Head`.
+    ArchiveHead {
+        /// Whose.
+        mailbox: AccountId,
+    },
+    /// Do you still have this? Answered by `Proof`.
+    Audit {
+        /// Whose.
+        mailbox: AccountId,
+        /// A page or envelope.
+        id: EnvelopeId,
+        /// Random: the answer cannot be prepared.
+        nonce: [u8; 32],
     },
 }
 
@@ -214,9 +252,28 @@ pub enum Response {
         statements: bool,
         /// Envelopes differ.
         envelopes: bool,
+        /// Archive pages differ.
+        archive: bool,
     },
     /// The next negentropy message; empty when the asker knows all it needs.
     Reconcile(Bytes),
+    /// The hint, if known.
+    Locator(Option<Signed<Locator>>),
+    /// Where the archive ends that is kept here.
+    Head {
+        /// The latest volume; 0 where there is none.
+        epoch: u64,
+        /// Its highest page.
+        number: u64,
+    },
+    /// The hash over nonce and bytes of what was asked for; `None` where it is not here.
+    Proof(Option<Hash>),
+}
+
+/// The answer to an audit: who does not hold the bytes cannot compute it.
+#[must_use]
+pub fn audit_proof(nonce: &[u8; 32], bytes: &[u8]) -> Hash {
+    crate::crypto::hash("audit", &[nonce, bytes])
 }
 
 /// The text that a `Keys` request's tag covers.

@@ -1,17 +1,22 @@
 //! Own accounts: making one, its record and its keys. The phrase leaves this file once, to the caller.
 
+use pumasi_protocol::archive::Record;
 use pumasi_protocol::codec::{self, Wire as _};
 use pumasi_protocol::crypto::{Secret, Signed, SigningKey};
 use pumasi_protocol::envelope::Body;
-use pumasi_protocol::identity::{DeviceCertificate, Phrase, next_epoch};
+use pumasi_protocol::identity::{DeviceCertificate, Phrase, RootKeys, next_epoch};
 use pumasi_protocol::placement::safe_copies_for;
-use pumasi_protocol::record::{AccountRecord, CheckedRecord, KeyBundle, NAME_MAX, Place};
+use pumasi_protocol::record::{
+    AccountRecord, CheckedRecord, KeeperEntry, KeyBundle, NAME_MAX, Place,
+};
 use pumasi_protocol::seal;
 use pumasi_protocol::types::{AccountId, DeviceKey, NodeId};
 use pumasi_protocol::wire::Request;
 use rusqlite::params;
 use zeroize::Zeroize as _;
 
+use super::archiving::{self, Archive};
+use super::level::Level;
 use super::peers::Purpose;
 use super::types::{DeviceSecrets, Own, with_encoded};
 use super::{Engine, one};
@@ -109,10 +114,11 @@ impl Engine {
             secrets: Vec<u8>,
             ratchet: Vec<u8>,
             created: u64,
+            stopped: i64,
         }
         let rows: Vec<Row> = self
             .db
-            .prepare("SELECT account, name, record, keys, secrets, ratchet, created FROM accounts")?
+            .prepare("SELECT account, name, record, keys, secrets, ratchet, created, stopped FROM accounts")?
             .query_map([], |row| {
                 Ok(Row {
                     account: row.get(0)?,
@@ -122,6 +128,7 @@ impl Engine {
                     secrets: row.get(4)?,
                     ratchet: row.get(5)?,
                     created: row.get(6)?,
+                    stopped: row.get(7)?,
                 })
             })?
             .collect::<rusqlite::Result<_>>()?;
@@ -146,9 +153,13 @@ impl Engine {
                 ratchet: RatchetAccount::from_bytes(&ratchet)
                     .map_err(|_| damaged("the ratchet state"))?,
                 created: pumasi_protocol::types::Time(row.created),
+                locator: SigningKey::from_seed(&secrets.locator.0),
+                archive: self.load_archive(&AccountId(row.account))?,
+                level: Level::from_code(row.stopped),
             };
             self.accounts.insert(AccountId(row.account), own);
         }
+        self.begin_levels();
         Ok(())
     }
 
@@ -171,53 +182,78 @@ impl Engine {
         let phrase = Phrase::from_entropy(&entropy);
         entropy.zeroize();
         let root = phrase.keys();
+        let epoch = next_epoch(0, self.now);
+        let own = self.new_device(&root, &name, epoch, vec![])?;
+        let account = own.id();
+        let view = read::account_view(&own);
+        self.insert_account(own)?;
+        self.archive(account, Record::Name(name));
+        self.due.keepers_now();
+        Ok(NewAccountView {
+            account: view,
+            phrase: phrase.words().map(str::to_owned).collect(),
+        })
+    }
+
+    /// A new device for an account, with everything that it signs with. Nothing is stored.
+    pub(super) fn new_device(
+        &mut self,
+        root: &RootKeys,
+        name: &str,
+        epoch: u64,
+        keepers: Vec<KeeperEntry>,
+    ) -> Result<Own> {
         let account = root.account();
         let device = SigningKey::from_seed(&self.random());
         let seal = Secret(self.random());
-        let ratchet = {
-            let mut ratchet = RatchetAccount::new();
-            ratchet.fallback();
-            ratchet
+        let recovery = seal::public_key(&root.recovery);
+        let mut ratchet = RatchetAccount::new();
+        let bundle = KeyBundle {
+            account,
+            epoch,
+            device_seal: seal::public_key(&seal).into(),
+            recovery_seal: recovery.clone().into(),
+            ratchet_identity: ratchet.identity(),
+            last_resort: ratchet.fallback(),
         };
-        let epoch = next_epoch(0, self.now);
-        let mut own = {
-            let mut ratchet = ratchet;
-            let bundle = KeyBundle {
-                account,
-                epoch,
-                device_seal: seal::public_key(&seal).into(),
-                recovery_seal: seal::public_key(&root.recovery).into(),
-                ratchet_identity: ratchet.identity(),
-                last_resort: ratchet.fallback(),
-            };
-            let keys = Signed::sign(&bundle, &device);
-            let record = AccountRecord {
-                certificate: DeviceCertificate::issue(&root, DeviceKey(device.public()), epoch),
-                version: 1,
-                name: name.clone(),
-                home: Place {
-                    node: self.me,
-                    addresses: self.due.addresses.clone(),
-                },
-                keepers: vec![],
-                safe_copies: safe_copies_for(0),
-                keys: keys.hash(),
-            };
-            let record = sign_record(&record, &device)?;
-            Own {
-                name: name.clone(),
-                record,
-                keys,
-                device,
-                seal,
-                ratchet,
-                created: self.now,
-            }
+        let keys = Signed::sign(&bundle, &device);
+        let certificate = DeviceCertificate::issue(root, DeviceKey(device.public()), epoch);
+        let record = AccountRecord {
+            certificate: certificate.clone(),
+            version: 1,
+            name: name.to_owned(),
+            home: Place {
+                node: self.me,
+                addresses: self.due.addresses.clone(),
+            },
+            safe_copies: safe_copies_for(keepers.len()),
+            keepers,
+            keys: keys.hash(),
         };
+        let record = sign_record(&record, &device)?;
+        let (volume, first) =
+            archiving::new_volume(certificate, account, &recovery, &device, &self.random())?;
+        Ok(Own {
+            name: name.to_owned(),
+            record,
+            keys,
+            device,
+            seal,
+            ratchet,
+            created: self.now,
+            locator: SigningKey::from_seed(&root.locator.seed().0),
+            archive: Archive::new(volume, first, 0),
+            level: Level::Level,
+        })
+    }
+
+    /// Stores a new device and begins to use it.
+    pub(super) fn insert_account(&mut self, own: Own) -> Result<()> {
+        let account = own.id();
         let secrets = DeviceSecrets {
             device: own.device.seed(),
             seal: own.seal.clone(),
-            locator: root.locator.seed(),
+            locator: own.locator.seed(),
         };
         let sealed = with_encoded(&secrets, |plain| {
             self.seal_secret("accounts", &account.0, plain)
@@ -228,22 +264,17 @@ impl Engine {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             params![
                 account.0,
-                name,
+                own.name,
                 codec::encode(&own.record.signed),
                 codec::encode(&own.keys),
                 sealed,
                 ratchet,
-                self.now.0
+                own.created.0
             ],
         )?;
-        own.name = name;
-        let view = read::account_view(&own);
+        self.store_volume(&own.archive.volume.clone())?;
         self.accounts.insert(account, own);
-        self.due.keepers_now();
-        Ok(NewAccountView {
-            account: view,
-            phrase: phrase.words().map(str::to_owned).collect(),
-        })
+        self.store_archive(account)
     }
 
     /// Changes the name in the record.
@@ -263,7 +294,7 @@ impl Engine {
                 format!("there is an account called `{name}` on this node already"),
             ));
         }
-        self.own(account)?;
+        self.may_sign(account)?;
         let new_name = name.clone();
         self.change_record(account, |record| record.name = new_name)?;
         self.db.execute(
@@ -271,8 +302,9 @@ impl Engine {
             params![account.0, name],
         )?;
         if let Some(own) = self.accounts.get_mut(account) {
-            own.name = name;
+            own.name.clone_from(&name);
         }
+        self.archive(*account, Record::Name(name));
         Ok(read::account_view(self.own(account)?))
     }
 
@@ -297,9 +329,11 @@ impl Engine {
         if let Some(own) = self.accounts.get_mut(account) {
             own.record = checked.clone();
         }
+        self.archive_under(account);
         for keeper in &checked.record.keepers {
             self.tell_keeper(account, keeper.place.node)?;
         }
+        self.due.locate_soon(self.now);
         let contacts = self.active_contacts(account)?;
         for contact in contacts {
             let body = Body::Record(Box::new(checked.signed.clone()));
@@ -332,17 +366,21 @@ impl Engine {
         self.due.addresses.clone_from(&addresses);
         self.due.publish_now();
         let accounts: Vec<AccountId> = self.accounts.keys().copied().collect();
-        let me = self.me;
         for account in accounts {
-            let addresses = addresses.clone();
-            self.change_record(&account, |record| {
-                record.home = Place {
-                    node: me,
-                    addresses,
-                }
-            })?;
+            if self.is_level(&account) {
+                self.follow_addresses(&account)?;
+            }
         }
         Ok(())
+    }
+
+    /// The record follows the node's addresses.
+    pub(super) fn follow_addresses(&mut self, account: &AccountId) -> Result<()> {
+        let home = Place {
+            node: self.me,
+            addresses: self.due.addresses.clone(),
+        };
+        self.change_record(account, |record| record.home = home)
     }
 
     pub(super) fn store_ratchet(&mut self, account: AccountId) -> Result<()> {
@@ -359,7 +397,7 @@ impl Engine {
 }
 
 /// Checks bounds, signs, and reads back as anybody else would.
-fn sign_record(record: &AccountRecord, device: &SigningKey) -> Result<CheckedRecord> {
+pub(super) fn sign_record(record: &AccountRecord, device: &SigningKey) -> Result<CheckedRecord> {
     let wrong = |error: pumasi_protocol::record::RecordError| Error::invalid(error.to_string());
     record.check_bounds().map_err(wrong)?;
     let signed = Signed::sign(record, device);

@@ -1,5 +1,6 @@
 //! What this node's accounts say about their own mailboxes: acknowledgements, grants, read marks.
 
+use pumasi_protocol::archive::Mark;
 use pumasi_protocol::crypto::Signed;
 use pumasi_protocol::mailbox::{Action, IDS_MAX, Statement};
 use pumasi_protocol::types::{AccountId, MessageId, NodeId};
@@ -76,7 +77,7 @@ impl Engine {
     /// Marks what a contact wrote as read, and tells it.
     pub(crate) fn mark_read(&mut self, account: &AccountId, who: &str) -> Result<u64> {
         let contact = self.find_contact(account, who)?;
-        self.own(account)?;
+        self.may_sign(account)?;
         let rows: Vec<[u8; 32]> = self
             .db
             .prepare_cached(
@@ -97,6 +98,9 @@ impl Engine {
             .record
             .home
             .node;
+        for message in &rows {
+            self.archive_mark(*account, Mark::Read, MessageId(*message));
+        }
         for messages in rows.chunks(IDS_MAX) {
             let messages = messages.iter().copied().map(MessageId).collect();
             let statement = self.state(*account, Action::Read { messages })?;

@@ -67,6 +67,7 @@ impl Engine {
                 keys,
                 contact: welcome,
                 usage: Usage::default(),
+                archive: Usage::default(),
                 since: self.now,
                 seals: BTreeSet::new(),
                 sets: self.load_sets(&account)?,
@@ -126,12 +127,60 @@ impl Engine {
             return Ok(Response::Newer(kept.record.signed.clone()));
         }
         if record.replaces(&kept.record) && KeyBundle::open_for(&keys, &record).is_ok() {
+            let other_device = record.device() != kept.record.device();
             kept.record = record.clone();
             kept.keys = keys;
             self.step.dirty_kept.insert(account);
             self.share(&record);
+            if other_device {
+                self.begin_epoch(&account)?;
+            }
         }
         Ok(Response::Done)
+    }
+
+    /// The owner has a new device. It says anew what holds; one-time keys of the old one are void; and
+    /// what only the old one is known to have is there to be read again.
+    fn begin_epoch(&mut self, account: &AccountId) -> Result<()> {
+        for sql in [
+            "DELETE FROM one_time_keys WHERE mailbox = ?1",
+            "DELETE FROM outbox WHERE kind = 1 AND item IN
+               (SELECT id FROM statements WHERE mailbox = ?1)",
+            "DELETE FROM acknowledged WHERE mailbox = ?1",
+            "DELETE FROM statements WHERE mailbox = ?1",
+        ] {
+            self.db.execute(sql, params![account.0])?;
+        }
+        let hidden: Vec<(i64, [u8; 16], u64)> = self
+            .db
+            .prepare(
+                "SELECT id, capability, length(bytes) FROM envelopes
+                 WHERE mailbox = ?1 AND hidden IS NOT NULL AND covered = 0",
+            )?
+            .query_map(params![account.0], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        for (row, capability, size) in &hidden {
+            self.db
+                .prepare_cached("UPDATE envelopes SET hidden = NULL WHERE id = ?1")?
+                .execute(params![row])?;
+            self.db
+                .prepare_cached(
+                    "UPDATE capabilities SET items = items + 1, bytes = bytes + ?3
+                     WHERE mailbox = ?1 AND capability = ?2",
+                )?
+                .execute(params![account.0, capability, size])?;
+        }
+        let sets = self.load_sets(account)?;
+        if let Some(kept) = self.kept.get_mut(account) {
+            for (_, _, size) in &hidden {
+                kept.usage.items += 1;
+                kept.usage.bytes += size;
+            }
+            kept.sets = sets;
+        }
+        Ok(())
     }
 
     /// Keys to seal to an account that is kept or lives here.

@@ -1,5 +1,6 @@
 //! Dropping what is past its date, a bounded number of rows at once.
 
+use pumasi_protocol::locator::LOCATOR_LIFE;
 use pumasi_protocol::mailbox::{ERASE_AFTER, RETENTION_MAX};
 use pumasi_protocol::types::{AccountId, DAY, EnvelopeId};
 use rusqlite::params;
@@ -48,7 +49,7 @@ impl Engine {
             }
         }
         let before = |age: u64| now.saturating_sub(age);
-        let drops: [(&str, u64); 10] = [
+        let drops: [(&str, u64); 12] = [
             (
                 "DELETE FROM acted_on WHERE (account, message) IN
                    (SELECT account, message FROM acted_on WHERE time < ?1 LIMIT ?2)",
@@ -56,8 +57,19 @@ impl Engine {
             ),
             (
                 "DELETE FROM envelopes WHERE id IN
-                   (SELECT id FROM envelopes WHERE hidden IS NOT NULL AND hidden < ?1 LIMIT ?2)",
+                   (SELECT id FROM envelopes
+                    WHERE hidden IS NOT NULL AND covered = 1 AND hidden < ?1 LIMIT ?2)",
                 before(ERASE_AFTER),
+            ),
+            (
+                "DELETE FROM pages WHERE id IN
+                   (SELECT id FROM pages WHERE hidden IS NOT NULL AND hidden < ?1 LIMIT ?2)",
+                before(ERASE_AFTER),
+            ),
+            (
+                "DELETE FROM locators WHERE name IN
+                   (SELECT name FROM locators WHERE put < ?1 LIMIT ?2)",
+                before(LOCATOR_LIFE),
             ),
             (
                 "DELETE FROM encapsulations WHERE (mailbox, name) IN

@@ -1,16 +1,17 @@
 //! Contacts: meeting by invitation, records, names, blocking. The sealing state of a contact is kept
 //! with it, because both change together.
 
+use pumasi_protocol::archive::{FORMER_MAX, Granted, Record};
 use pumasi_protocol::chat::Chat;
 use pumasi_protocol::codec::{self, Wire};
 use pumasi_protocol::crypto::{Secret, Signed};
 use pumasi_protocol::envelope::{Body, Capability, CapabilityId, Encapsulation};
-use pumasi_protocol::identity::fingerprint;
+use pumasi_protocol::identity::{DeviceCertificate, fingerprint};
 use pumasi_protocol::invitation::{DAYS, Invitation};
 use pumasi_protocol::mailbox::Action;
 use pumasi_protocol::record::{CheckedRecord, KEEPERS, KeyBundle};
 use pumasi_protocol::seal::SealKey;
-use pumasi_protocol::types::{AccountId, DAY, Time};
+use pumasi_protocol::types::{AccountId, DAY, Hash, Time};
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +65,8 @@ pub(super) struct Contact {
     pub(super) secrets: ContactSecrets,
     pub(super) chat: Chat,
     pub(super) sessions: PeerSessions,
+    /// Certificates of its earlier devices, oldest first.
+    pub(super) former: Vec<Signed<DeviceCertificate>>,
     pub(super) verified: bool,
     pub(super) blocked: bool,
     pub(super) added: Time,
@@ -71,6 +74,17 @@ pub(super) struct Contact {
     pub(super) keys_asked: Time,
     /// When a reset or resend was last asked of it.
     pub(super) repair_asked: Time,
+    /// Hash of what the archive has of it.
+    pub(super) archived: Option<Hash>,
+}
+
+/// The certificates of earlier devices, as stored.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Former(pub(super) Vec<Signed<DeviceCertificate>>);
+
+impl Wire for Former {
+    const NAME: &'static str = "certificates of earlier devices";
+    const MAX: usize = FORMER_MAX * 256;
 }
 
 impl Engine {
@@ -111,12 +125,13 @@ impl Engine {
             verified: bool,
             blocked: bool,
             added: u64,
+            former: Vec<u8>,
         }
         let row = one(self
             .db
             .prepare_cached(
                 "SELECT c.name, c.active, c.record, c.keys, c.secrets, t.chat, t.sessions,
-                   c.verified, c.blocked, c.added
+                   c.verified, c.blocked, c.added, c.former
                  FROM contacts c JOIN conversations t USING (account, contact)
                  WHERE c.account = ?1 AND c.contact = ?2",
             )?
@@ -132,6 +147,7 @@ impl Engine {
                     verified: row.get(7)?,
                     blocked: row.get(8)?,
                     added: row.get(9)?,
+                    former: row.get(10)?,
                 })
             }))?;
         let Some(row) = row else { return Ok(None) };
@@ -169,11 +185,15 @@ impl Engine {
             secrets: codec::decode(&secrets).map_err(|_| damaged("the capabilities"))?,
             chat: codec::decode(&row.chat).map_err(|_| damaged("the conversation"))?,
             sessions,
+            former: codec::decode::<Former>(&row.former)
+                .map_err(|_| damaged("the earlier devices"))?
+                .0,
             verified: row.verified,
             blocked: row.blocked,
             added: Time(row.added),
             keys_asked: Time(0),
             repair_asked: Time(0),
+            archived: None,
         }))
     }
 
@@ -231,11 +251,12 @@ impl Engine {
         self.db
             .prepare_cached(
                 "INSERT INTO contacts
-                   (account, contact, name, active, record, keys, secrets, verified, blocked, added)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+                   (account, contact, name, active, record, keys, secrets, verified, blocked, added,
+                    former)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
                  ON CONFLICT (account, contact) DO UPDATE SET
                    name = ?3, active = ?4, record = ?5, keys = ?6, secrets = ?7, verified = ?8,
-                   blocked = ?9",
+                   blocked = ?9, former = ?11",
             )?
             .execute(params![
                 account.0,
@@ -247,7 +268,8 @@ impl Engine {
                 secrets,
                 entry.verified,
                 entry.blocked,
-                entry.added.0
+                entry.added.0,
+                codec::encode(&Former(entry.former.clone()))
             ])?;
         self.store_conversation(account, contact)
     }
@@ -277,6 +299,7 @@ impl Engine {
         name: Option<&str>,
     ) -> Result<InvitationView> {
         let name = name.map(checked_name).transpose()?;
+        self.may_sign(account)?;
         let own = self.own(account)?;
         let record = own.record.signed.clone();
         let keepers = own.record.record.keepers.len();
@@ -298,6 +321,22 @@ impl Engine {
             params![account.0, capability.id().0, name, expires.0],
         )?;
         self.grant(*account, &capability)?;
+        let granted = Granted {
+            capability: capability.id(),
+            tag_key: capability.tag_key(),
+        };
+        let page = self.archive(
+            *account,
+            Record::Invitation {
+                granted,
+                name: name.clone(),
+                expires,
+            },
+        );
+        self.db.execute(
+            "UPDATE invitations SET page = ?3 WHERE account = ?1 AND capability = ?2",
+            params![account.0, capability.id().0, page],
+        )?;
         let invitation = Invitation {
             record,
             capability,
@@ -338,6 +377,7 @@ impl Engine {
         let name = name.map(checked_name).transpose()?;
         let (invitation, record) =
             Invitation::parse(link, self.now).map_err(|error| Error::invalid(error.to_string()))?;
+        self.may_sign(account)?;
         let own = self.own(account)?;
         let (own_record, own_keys) = (own.record.signed.clone(), own.keys.clone());
         let contact = record.account();
@@ -386,14 +426,17 @@ impl Engine {
             },
             chat: Chat::default(),
             sessions: PeerSessions::empty(),
+            former: vec![],
             verified: false,
             blocked: false,
             added: self.now,
             keys_asked: Time(0),
             repair_asked: Time(0),
+            archived: None,
         };
         self.contacts.insert((*account, contact), entry);
         self.store_contact(*account, contact)?;
+        self.touch(*account, contact);
         self.grant(*account, &granted)?;
         let body = Body::Hello {
             record: Box::new(own_record),
@@ -473,6 +516,7 @@ impl Engine {
         name: &str,
     ) -> Result<ContactView> {
         let name = checked_name(name)?;
+        self.may_sign(account)?;
         let contact = self.find_contact(account, who)?;
         self.check_name_free(account, &name, Some(contact))?;
         self.known_contact(*account, contact)?.name = name;
@@ -486,6 +530,7 @@ impl Engine {
         who: &str,
         given: &str,
     ) -> Result<ContactView> {
+        self.may_sign(account)?;
         let contact = self.find_contact(account, who)?;
         let digits = |text: &str| {
             text.chars()
@@ -504,6 +549,7 @@ impl Engine {
 
     fn changed_contact(&mut self, account: &AccountId, contact: AccountId) -> Result<ContactView> {
         self.store_contact(*account, contact)?;
+        self.touch(*account, contact);
         let view = self.contact_view(account, contact)?;
         self.event(Some(*account), "contact.changed", &view)?;
         Ok(view)
@@ -516,6 +562,7 @@ impl Engine {
         who: &str,
         blocked: bool,
     ) -> Result<ContactView> {
+        self.may_sign(account)?;
         let contact = self.find_contact(account, who)?;
         let fresh = Capability(Secret(self.random()));
         let entry = self.known_contact(*account, contact)?;
@@ -546,6 +593,7 @@ impl Engine {
 
     /// Ends with a contact: nothing owed may be left. Its messages go too.
     pub(crate) fn remove_contact(&mut self, account: &AccountId, who: &str) -> Result<()> {
+        self.may_sign(account)?;
         let contact = self.find_contact(account, who)?;
         if let Some(line) = self.open_line(account, contact)? {
             return Err(Error::new(
@@ -573,6 +621,11 @@ impl Engine {
         ] {
             self.db.execute(sql, params![account.0, contact.0])?;
         }
+        let page = self.archive(*account, Record::ContactRemoved(contact));
+        self.db.execute(
+            "INSERT OR REPLACE INTO deleted (account, message, page) VALUES (?1, ?2, ?3)",
+            params![account.0, contact.0, page],
+        )?;
         Ok(())
     }
 
@@ -642,15 +695,18 @@ impl Engine {
                 },
                 chat: Chat::default(),
                 sessions,
+                former: vec![],
                 verified: false,
                 blocked: false,
                 added: self.now,
                 keys_asked: Time(0),
                 repair_asked: Time(0),
+                archived: None,
             };
             self.contacts.insert((account, contact), entry);
         }
         self.store_contact(account, contact)?;
+        self.touch(account, contact);
         self.grant(account, &fresh)?;
         let record = Box::new(self.own(&account)?.record.signed.clone());
         self.send_content(
@@ -702,6 +758,7 @@ impl Engine {
         if let Some(capability) = entry.secrets.invited_by.take() {
             self.touch(account, contact);
             self.state(account, Action::Revoke { capability })?;
+            self.archive(account, Record::InvitationEnded(capability));
             self.db.execute(
                 "DELETE FROM invitations WHERE account = ?1 AND capability = ?2",
                 params![account.0, capability.0],
@@ -721,6 +778,11 @@ impl Engine {
         }
         let other_device = record.device() != entry.record.device();
         let other_keys = record.record.keys != entry.record.record.keys;
+        if other_device {
+            entry.former.push(entry.record.record.certificate.clone());
+            let beyond = entry.former.len().saturating_sub(FORMER_MAX);
+            entry.former.drain(..beyond);
+        }
         entry.record = record;
         if other_device || other_keys {
             entry.keys = None;

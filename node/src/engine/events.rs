@@ -34,6 +34,9 @@ impl Engine {
         kind: &str,
         data: &T,
     ) -> Result<()> {
+        if self.step.quiet {
+            return Ok(());
+        }
         let data = serde_json::to_string(data)
             .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
         self.db

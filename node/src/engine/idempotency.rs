@@ -1,6 +1,7 @@
 //! Calls with a key: the same key with the same request gives the same answer.
 
-use pumasi_protocol::types::AccountId;
+use pumasi_protocol::archive::Call;
+use pumasi_protocol::types::{AccountId, Hash};
 use rusqlite::params;
 
 use super::{Engine, blob, one};
@@ -35,6 +36,14 @@ impl Engine {
                 "this idempotency key was used for another request: use a new key",
             )),
         }
+    }
+
+    /// A call as the archive keeps it.
+    pub(super) fn call_of(key: Option<&str>, request: &[&[u8]]) -> Option<Call> {
+        key.map(|key| Call {
+            key: key.to_owned(),
+            request: Hash(request_hash(request)),
+        })
     }
 
     pub(super) fn remember_answer(

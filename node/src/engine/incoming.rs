@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use pumasi_protocol::archive::{ArchivedText, Record};
 use pumasi_protocol::chat::{Arrival as Place, Position};
 use pumasi_protocol::codec;
 use pumasi_protocol::crypto::{Secret, Signed};
@@ -75,7 +76,12 @@ impl Engine {
                 continue;
             }
             let own_record = self.accounts.get(&mailbox).map(|own| own.record.version());
-            let outcome = if let Some(version) = own_record {
+            let outcome = if self.restoring.contains_key(&mailbox) {
+                self.hold_for_restore(from, parcel)?;
+                continue;
+            } else if own_record.is_some() && !self.is_level(&mailbox) {
+                Outcome::Refused(NotAdmitted::Busy)
+            } else if let Some(version) = own_record {
                 if parcel.envelope.sealed.record < version {
                     records.insert(mailbox);
                 }
@@ -88,6 +94,7 @@ impl Engine {
             };
             match outcome {
                 Outcome::Taken(contact) => {
+                    self.covered(mailbox, id);
                     self.step
                         .delivered
                         .entry((mailbox, contact))
@@ -389,7 +396,7 @@ impl Engine {
     }
 
     /// The body of a letter by someone unknown, signed by the device that its own record names.
-    fn open_letter_of_stranger(
+    pub(super) fn open_letter_of_stranger(
         &self,
         account: AccountId,
         sender: AccountId,
@@ -409,8 +416,16 @@ impl Engine {
         Some((Content::id_of(&claimed.content), content.body))
     }
 
+    /// Whether the person deleted a message, or removed a contact with all of its.
+    pub(super) fn was_deleted(&self, account: &AccountId, id: &[u8; 32]) -> Result<bool> {
+        Ok(self
+            .db
+            .prepare_cached("SELECT 1 FROM deleted WHERE account = ?1 AND message = ?2")?
+            .exists(params![account.0, id])?)
+    }
+
     /// Notes that a content was acted on; false when it was before.
-    fn first_time(&mut self, account: AccountId, message: MessageId) -> Result<bool> {
+    pub(super) fn first_time(&mut self, account: AccountId, message: MessageId) -> Result<bool> {
         let rows = self
             .db
             .prepare_cached(
@@ -422,7 +437,7 @@ impl Engine {
     }
 
     /// What an opened envelope says. False when it is refused: then it changes nothing.
-    fn take_payload(
+    pub(super) fn take_payload(
         &mut self,
         account: AccountId,
         contact: AccountId,
@@ -437,7 +452,7 @@ impl Engine {
         }
         match payload {
             Payload::Entry { entry: signed, .. } => {
-                self.receive_entry(account, contact, envelope, signed)
+                self.receive_entry(account, contact, Some(envelope), signed)
             }
             Payload::Letter { letter, .. } => {
                 let checked = check_letter(&letter, &entry.record, content_key, contact, account)
@@ -472,11 +487,21 @@ impl Engine {
         }
         match content.body {
             Body::Text {
-                sequence, heads, ..
+                epoch,
+                sequence,
+                heads,
+                ..
             } => {
                 let now = self.now;
                 let entry = self.known_contact(account, contact)?;
-                let epoch = entry.record.certificate.epoch;
+                if epoch > entry.record.certificate.epoch {
+                    tracing::info!(sender = %contact, "a text of a device that is not known");
+                    return Ok(false);
+                }
+                if self.was_deleted(&account, &message.0)? {
+                    return Ok(true);
+                }
+                let entry = self.known_contact(account, contact)?;
                 let at = Position {
                     id: message,
                     epoch,
@@ -517,12 +542,23 @@ impl Engine {
                         .entry((account, contact))
                         .or_insert(now.plus(HOLE_PATIENCE));
                 }
+                let page = self.archive(
+                    account,
+                    Record::Text(Box::new(ArchivedText {
+                        content: bytes.to_vec().into(),
+                        shown,
+                        mark: None,
+                        call: None,
+                    })),
+                );
                 self.insert_message(&NewMessage {
                     account,
                     contact,
                     message,
                     outgoing: false,
                     kind: read::TEXT,
+                    epoch,
+                    page,
                     sequence,
                     time: shown,
                     content: bytes,
@@ -531,7 +567,7 @@ impl Engine {
                     gap,
                     envelope: Some(envelope),
                 })?;
-                self.fill_gap(account, contact, sequence)?;
+                self.fill_gap(account, contact, epoch, sequence)?;
                 let view = read::message(&self.db, &account, &message)?;
                 self.event(Some(account), "message.received", &view)?;
                 Ok(true)
@@ -576,8 +612,8 @@ impl Engine {
                 }
                 Ok(true)
             }
-            Body::Resend { first, last } => {
-                self.resend(account, contact, first, last)?;
+            Body::Resend { epoch, first, last } => {
+                self.resend(account, contact, epoch, first, last)?;
                 Ok(true)
             }
         }

@@ -234,30 +234,6 @@ impl Engine {
         Ok(())
     }
 
-    /// A keeper knows a newer record of an own account: another device took over.
-    pub(super) fn newer_own_record(
-        &mut self,
-        account: AccountId,
-        record: Signed<AccountRecord>,
-    ) -> Result<()> {
-        let Ok(record) = CheckedRecord::check(record) else {
-            return Ok(());
-        };
-        let own = self.own(&account)?;
-        if record.account() != account || !record.replaces(&own.record) {
-            return Ok(());
-        }
-        let name = own.name.clone();
-        tracing::warn!(account = %name, "another device took over this account");
-        self.event(
-            Some(account),
-            "node.alarm",
-            &serde_json::json!({
-                "alarm": format!("account `{name}` was taken over by another device: this one is replaced")
-            }),
-        )
-    }
-
     /// Keys of a contact arrived: what waited can be sealed.
     pub(super) fn keys_answer(
         &mut self,
@@ -492,6 +468,7 @@ fn entry_of(record: &NodeRecord) -> KeeperEntry {
         place: record.place.clone(),
         operator: record.operator.clone(),
         building: record.building.clone(),
+        joining: false,
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct Kept {
     pub(super) keys: Signed<KeyBundle>,
     pub(super) contact: bool,
     pub(super) usage: Usage,
+    /// What of its archive is live here.
+    pub(super) archive: Usage,
     pub(super) since: Time,
     /// Seal keys whose encapsulations are stored.
     pub(super) seals: BTreeSet<SealName>,
@@ -44,6 +46,8 @@ pub(super) struct Sets {
     pub(super) statement_count: u64,
     pub(super) envelopes: SetDigest,
     pub(super) envelope_count: u64,
+    pub(super) archive: SetDigest,
+    pub(super) archive_count: u64,
 }
 
 impl Engine {
@@ -88,11 +92,23 @@ impl Engine {
             return Ok(None);
         };
         let sets = self.load_sets(mailbox)?;
+        let archive = self.db.query_row(
+            "SELECT count(*), coalesce(sum(length(bytes)), 0) FROM pages
+             WHERE mailbox = ?1 AND hidden IS NULL",
+            params![mailbox.0],
+            |row| {
+                Ok(Usage {
+                    items: row.get(0)?,
+                    bytes: row.get(1)?,
+                })
+            },
+        )?;
         Ok(Some(Kept {
             record,
             keys,
             contact,
             usage: Usage { items, bytes },
+            archive,
             since: Time(since),
             seals: BTreeSet::new(),
             sets,
@@ -118,6 +134,15 @@ impl Engine {
         while let Some(row) = rows.next()? {
             sets.envelopes.add(&blob(row, 0)?);
             sets.envelope_count += 1;
+        }
+        drop(rows);
+        let mut query = self
+            .db
+            .prepare_cached("SELECT page FROM pages WHERE mailbox = ?1 AND hidden IS NULL")?;
+        let mut rows = query.query(params![mailbox.0])?;
+        while let Some(row) = rows.next()? {
+            sets.archive.add(&blob(row, 0)?);
+            sets.archive_count += 1;
         }
         Ok(sets)
     }
@@ -262,7 +287,7 @@ impl Engine {
         Ok(Ok(()))
     }
 
-    fn custody(&mut self, from: NodeId, mailbox: AccountId, id: EnvelopeId, expires: Time) {
+    pub(super) fn custody(&mut self, from: NodeId, mailbox: AccountId, id: EnvelopeId, expires: Time) {
         self.step
             .custody
             .entry((from, mailbox))
@@ -452,8 +477,16 @@ impl Engine {
                     "SELECT expires FROM envelopes WHERE envelope = ?1 AND mailbox = ?2",
                 )?
                 .query_row(params![id.0, mailbox.0], |row| row.get(0)))?;
-            if let Some(expires) = expires {
-                self.custody(from, mailbox, *id, Time(expires));
+            let until = match expires {
+                Some(expires) => Some(Time(expires)),
+                None => self
+                    .db
+                    .prepare_cached("SELECT 1 FROM pages WHERE page = ?1 AND mailbox = ?2")?
+                    .exists(params![id.0, mailbox.0])?
+                    .then(|| self.now.plus(RETENTION_MAX)),
+            };
+            if let Some(until) = until {
+                self.custody(from, mailbox, *id, until);
             }
         }
         Ok(())

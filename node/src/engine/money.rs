@@ -1,8 +1,7 @@
 //! Lines between an own account and a contact: limits, IOUs, the automatic answers. The rules are in
 //! `pumasi_protocol::line`; here they meet the store and the outbox.
 
-use std::collections::BTreeMap;
-
+use pumasi_protocol::archive::Record;
 use pumasi_protocol::codec;
 use pumasi_protocol::crypto::{self, Signed};
 use pumasi_protocol::delivery::State;
@@ -10,16 +9,13 @@ use pumasi_protocol::line::{
     Entry, EntryFault, EntryRecord, EquivocationProof, IouRecord, IouStatus, Known, Line,
     MAX_ACCEPT, Operation, Refusal, Stamp, line_id,
 };
-use pumasi_protocol::mailbox::CustodyReceipt;
-use pumasi_protocol::record::CheckedRecord;
 use pumasi_protocol::types::{
-    AccountId, Amount, EnvelopeId, Hash, LineId, MessageId, NodeId, PaymentId, Unit,
+    AccountId, Amount, EnvelopeId, Hash, LineId, MessageId, PaymentId, Unit,
 };
-use pumasi_protocol::wire::Frame;
 use rusqlite::params;
 
 use super::idempotency::check_key;
-use super::outgoing::{Holders, NewMessage};
+use super::outgoing::NewMessage;
 use super::{Engine, blob, one};
 use crate::error::{Error, ErrorKind, Result};
 use crate::read;
@@ -29,8 +25,6 @@ use crate::view::{LineView, Money, PaymentView};
 const LINES_MAX: u64 = 1_024;
 /// Entries kept on one line while those before them are missing.
 const WAITING_MAX: u64 = 2_048;
-/// IOUs whose safety is asked for at once, per keeper.
-const ATTEST_MAX: usize = 256;
 
 impl Engine {
     fn unit(text: &str) -> Result<Unit> {
@@ -59,7 +53,7 @@ impl Engine {
     }
 
     /// The line with a contact in a unit; a new one where there is none yet.
-    fn line_with(&mut self, account: AccountId, contact: AccountId, unit: Unit) -> Result<LineId> {
+    pub(super) fn line_with(&mut self, account: AccountId, contact: AccountId, unit: Unit) -> Result<LineId> {
         let id = line_id(account, contact, &unit);
         if self.line(account, id)?.is_none() {
             let count: u64 = self.db.query_row(
@@ -98,7 +92,7 @@ impl Engine {
         Ok(())
     }
 
-    fn stamp(&self, account: &AccountId) -> Result<Stamp> {
+    pub(super) fn stamp(&self, account: &AccountId) -> Result<Stamp> {
         Ok(Stamp {
             certificate: self.own(account)?.certificate(),
             now: self.now,
@@ -116,6 +110,7 @@ impl Engine {
         let (unit, amount) = (Self::unit(unit)?, Self::amount(amount)?);
         let contact = self.find_contact(account, who)?;
         self.check_room(account)?;
+        self.may_sign(account)?;
         let stamp = self.stamp(account)?;
         let id = self.line_with(*account, contact, unit)?;
         let line = self.known_line(*account, id)?;
@@ -136,6 +131,7 @@ impl Engine {
     ) -> Result<LineView> {
         let unit = Self::unit(unit)?;
         let contact = self.find_contact(account, who)?;
+        self.may_sign(account)?;
         let stamp = self.stamp(account)?;
         let id = line_id(*account, contact, &unit);
         let entry = self
@@ -146,7 +142,7 @@ impl Engine {
         self.credit_changed(account, id)
     }
 
-    fn known_line(&mut self, account: AccountId, id: LineId) -> Result<&mut Line> {
+    pub(super) fn known_line(&mut self, account: AccountId, id: LineId) -> Result<&mut Line> {
         self.line(account, id)?.ok_or_else(|| {
             Error::not_found("there is no line with that contact in that unit: open one first")
         })
@@ -193,6 +189,7 @@ impl Engine {
             return read::payment(&self.db, account, &payment.to_string());
         }
         self.check_room(account)?;
+        self.may_sign(account)?;
         let stamp = self.stamp(account)?;
         let id = self.line_with(*account, contact, unit.clone())?;
         let known = self.iou(*account, id, *account, payment)?;
@@ -200,6 +197,7 @@ impl Engine {
             .known_line(*account, id)?
             .propose_iou(stamp, payment, amount, note, known.as_ref())
             .map_err(refused)?;
+        self.step.call = Self::call_of(Some(key), &request);
         self.sign_entry(*account, &entry)?;
         self.remember_answer(account, "payment", Some(key), &request, &payment.0)?;
         let view = read::payment(&self.db, account, &payment.to_string())?;
@@ -208,7 +206,7 @@ impl Engine {
     }
 
     /// Signs, applies and sends an own entry.
-    fn sign_entry(&mut self, account: AccountId, entry: &Entry) -> Result<()> {
+    pub(super) fn sign_entry(&mut self, account: AccountId, entry: &Entry) -> Result<()> {
         let signed = Signed::sign(entry, &self.own(&account)?.device);
         let hash = signed.hash();
         let known = self.lookup(account, entry, hash)?;
@@ -367,11 +365,34 @@ impl Engine {
         hash: Hash,
         applied: Option<&EntryRecord>,
     ) -> Result<()> {
+        let call = self.step.call.take();
+        let known = self
+            .db
+            .prepare_cached("SELECT 1 FROM entries WHERE account = ?1 AND hash = ?2")?
+            .exists(params![account.0, hash.0])?;
+        if known {
+            self.db
+                .prepare_cached(
+                    "UPDATE entries SET applied = coalesce(?3, applied)
+                     WHERE account = ?1 AND hash = ?2",
+                )?
+                .execute(params![account.0, hash.0, applied.map(codec::encode)])?;
+            return Ok(());
+        }
+        let epoch = self.epoch_of(account, entry)?;
+        let page = self.archive(
+            account,
+            Record::Entry {
+                entry: Box::new(signed.clone()),
+                epoch,
+                call,
+            },
+        );
         self.db
             .prepare_cached(
-                "INSERT INTO entries (account, line, hash, chain, sequence, bytes, applied)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-                 ON CONFLICT (account, hash) DO UPDATE SET applied = coalesce(?7, applied)",
+                "INSERT INTO entries
+                   (account, line, hash, chain, sequence, bytes, epoch, page, applied)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?
             .execute(params![
                 account.0,
@@ -380,9 +401,30 @@ impl Engine {
                 entry.chain().0,
                 number(entry.sequence),
                 codec::encode(signed),
+                epoch,
+                page,
                 applied.map(codec::encode)
             ])?;
         Ok(())
+    }
+
+    /// Epoch of the device that signed an entry; 0 where it is not known.
+    fn epoch_of(&mut self, account: AccountId, entry: &Entry) -> Result<u64> {
+        let own = self.own(&account)?;
+        if entry.author == account {
+            return Ok(own.record.certificate.epoch);
+        }
+        let contact = self.known_contact(account, entry.author)?;
+        if entry.certificate == contact.record.record.certificate.hash() {
+            return Ok(contact.record.certificate.epoch);
+        }
+        let former = contact
+            .former
+            .iter()
+            .find(|certificate| certificate.hash() == entry.certificate);
+        Ok(former
+            .and_then(|certificate| certificate.unverified().ok())
+            .map_or(0, |certificate| certificate.epoch))
     }
 
     /// An IOU as people see it, in the chat and in the list of payments.
@@ -399,12 +441,15 @@ impl Engine {
         let message = MessageId(signed.hash().0);
         let bytes = codec::encode(signed);
         let time = entry.time.min(self.now.plus(pumasi_protocol::types::DAY));
+        let (epoch, page) = (self.epoch_of(account, entry)?, self.page_number(&account));
         self.insert_message(&NewMessage {
             account,
             contact,
             message,
             outgoing: mine,
             kind: read::IOU,
+            epoch,
+            page,
             sequence: 0,
             time,
             content: &bytes,
@@ -416,10 +461,6 @@ impl Engine {
         if !mine {
             let view = read::payment(&self.db, &account, &payment.to_string())?;
             self.event(Some(account), "payment.received", &view)?;
-            if let Some(envelope) = envelope {
-                self.due.attesting.insert(envelope, (account, message));
-                self.step.attest.entry(account).or_default().push(envelope);
-            }
         }
         Ok(())
     }
@@ -429,7 +470,7 @@ impl Engine {
         &mut self,
         account: AccountId,
         contact: AccountId,
-        envelope: EnvelopeId,
+        envelope: Option<EnvelopeId>,
         signed: Signed<Entry>,
     ) -> Result<bool> {
         let hash = signed.hash();
@@ -454,7 +495,7 @@ impl Engine {
                 return Ok(false);
             }
         };
-        if !self.try_entry(account, &entry, &signed, hash, Some(envelope))? {
+        if !self.try_entry(account, &entry, &signed, hash, envelope)? {
             return Ok(false);
         }
         self.try_waiting(account, id)?;
@@ -462,7 +503,7 @@ impl Engine {
     }
 
     /// Applies an entry if its turn has come; keeps it if not. False: dropped for ever.
-    fn try_entry(
+    pub(super) fn try_entry(
         &mut self,
         account: AccountId,
         entry: &Entry,
@@ -508,7 +549,7 @@ impl Engine {
     }
 
     /// Entries whose predecessors have arrived meanwhile.
-    fn try_waiting(&mut self, account: AccountId, line: LineId) -> Result<()> {
+    pub(super) fn try_waiting(&mut self, account: AccountId, line: LineId) -> Result<()> {
         loop {
             let waiting: Vec<Vec<u8>> = self
                 .db
@@ -603,95 +644,6 @@ impl Engine {
             )?;
         }
         Ok(())
-    }
-
-    /// The questions of this step, one per keeper.
-    pub(super) fn ask_new_attestations(&mut self) {
-        for (account, ids) in std::mem::take(&mut self.step.attest) {
-            for ids in ids.chunks(ATTEST_MAX) {
-                self.ask_attestation(account, ids);
-            }
-        }
-    }
-
-    /// Asks the keepers of an own account to sign again for IOUs that came, so that the payee sees
-    /// whether the debt is safe.
-    fn ask_attestation(&mut self, account: AccountId, ids: &[EnvelopeId]) {
-        let Some(own) = self.accounts.get(&account) else {
-            return;
-        };
-        let keepers: Vec<NodeId> = own
-            .record
-            .record
-            .keepers
-            .iter()
-            .map(|keeper| keeper.place.node)
-            .collect();
-        for keeper in keepers {
-            if self.peers.get(&keeper).is_some_and(|peer| peer.connected) {
-                self.send(
-                    keeper,
-                    &Frame::Attest {
-                        mailbox: account,
-                        ids: ids.to_vec(),
-                    },
-                );
-            }
-        }
-    }
-
-    /// The same for all that are not proven safe yet.
-    pub(super) fn ask_attestations(&mut self) {
-        let mut by_account: BTreeMap<AccountId, Vec<EnvelopeId>> = BTreeMap::new();
-        for (envelope, (account, _)) in &self.due.attesting {
-            let list = by_account.entry(*account).or_default();
-            if list.len() < ATTEST_MAX {
-                list.push(*envelope);
-            }
-        }
-        for (account, ids) in by_account {
-            self.ask_attestation(account, &ids);
-        }
-    }
-
-    /// Whether a receipt for an own mailbox counts.
-    pub(super) fn attested_by_own(&self, account: &AccountId, receipt: &CustodyReceipt) -> bool {
-        self.accounts
-            .get(account)
-            .is_some_and(|own| pumasi_protocol::delivery::counts(receipt, &own.record))
-    }
-
-    /// A keeper signed for an IOU that came.
-    pub(super) fn one_attestation(
-        &mut self,
-        envelope: EnvelopeId,
-        account: AccountId,
-        message: MessageId,
-        receipt: &CustodyReceipt,
-    ) -> Result<()> {
-        let record: CheckedRecord = self.own(&account)?.record.clone();
-        let rows: Vec<([u8; 32], u64)> = self
-            .db
-            .prepare_cached(
-                "SELECT i.keeper, r.until FROM receipt_items i JOIN receipts r ON r.id = i.receipt
-                 WHERE i.account = ?1 AND i.message = ?2",
-            )?
-            .query_map(params![account.0, message.0], |row| {
-                Ok((blob(row, 0)?, row.get(1)?))
-            })?
-            .collect::<rusqlite::Result<_>>()?;
-        let mut holders = Holders::default();
-        for (keeper, until) in rows {
-            holders
-                .0
-                .insert(NodeId(keeper), pumasi_protocol::types::Time(until));
-        }
-        holders.0.insert(receipt.keeper, receipt.until);
-        let (state, buildings, until) = holders.prove(&record);
-        if state >= State::Safe {
-            self.due.attesting.remove(&envelope);
-        }
-        self.raise(account, message, State::Delivered, buildings, until)
     }
 
     /// A line with a contact on which something is owed or under way, in words.

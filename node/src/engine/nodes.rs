@@ -57,6 +57,18 @@ impl Engine {
         addresses
     }
 
+    /// Nodes that are known at all.
+    pub(super) fn known_nodes(&self, most: usize) -> Result<Vec<NodeId>> {
+        let nodes = self
+            .db
+            .prepare_cached("SELECT node FROM nodes WHERE expires > ?1 ORDER BY node LIMIT ?2")?
+            .query_map(params![self.now.0, most as i64], |row| {
+                Ok(NodeId(blob(row, 0)?))
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        Ok(nodes)
+    }
+
     /// Records of other nodes, newest first, for someone who is new.
     pub(super) fn some_nodes(&self) -> Result<Vec<Signed<NodeRecord>>> {
         let rows: Vec<Vec<u8>> = self

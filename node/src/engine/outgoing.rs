@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pumasi_protocol::archive::{ArchivedText, Record};
 use pumasi_protocol::codec::{self, Bytes, Wire};
 use pumasi_protocol::crypto::{Secret, Signed};
 use pumasi_protocol::delivery::{self, State};
@@ -26,8 +27,8 @@ use crate::read;
 use crate::view::MessageView;
 
 /// Kinds of payload in the `outgoing` table.
-const CONTENT: i64 = 0;
-const ENTRY: i64 = 1;
+pub(super) const CONTENT: i64 = 0;
+pub(super) const ENTRY: i64 = 1;
 /// Kinds of rows in the `outbox` table.
 pub(super) const OUTBOX_ENVELOPE: i64 = 0;
 pub(super) const OUTBOX_STATEMENT: i64 = 1;
@@ -117,7 +118,9 @@ impl Engine {
             ));
         }
         self.check_room(account)?;
+        self.may_sign(account)?;
         let now = self.now;
+        let epoch = self.own(account)?.record.certificate.epoch;
         let entry = self.known_contact(*account, contact)?;
         let stamp = entry.chat.compose(now);
         let content = Content {
@@ -126,6 +129,7 @@ impl Engine {
             time: stamp.time,
             body: Body::Text {
                 conversation: Conversation::Direct,
+                epoch,
                 sequence: stamp.sequence,
                 heads: stamp.heads,
                 text: text.to_owned(),
@@ -135,12 +139,23 @@ impl Engine {
         let message = Content::id_of(&bytes);
         entry.chat.sent(message);
         self.touch_conversation(*account, contact);
+        let page = self.archive(
+            *account,
+            Record::Text(Box::new(ArchivedText {
+                content: bytes.clone().into(),
+                shown: stamp.time,
+                mark: None,
+                call: Self::call_of(key, &request),
+            })),
+        );
         self.insert_message(&NewMessage {
             account: *account,
             contact,
             message,
             outgoing: true,
             kind: read::TEXT,
+            epoch,
+            page,
             sequence: stamp.sequence,
             time: stamp.time,
             content: &bytes,
@@ -210,7 +225,7 @@ impl Engine {
     }
 
     /// Puts something on its way: stored, sealed if that is possible now, and into the outbox.
-    fn dispatch(
+    pub(super) fn dispatch(
         &mut self,
         account: AccountId,
         contact: AccountId,
@@ -345,6 +360,9 @@ impl Engine {
 
     /// Whether keys, a session and today's seal keys are there; asks for keys where they are not.
     fn ready_to_seal(&mut self, account: AccountId, contact: AccountId) -> Result<bool> {
+        if !self.is_level(&account) {
+            return Ok(false);
+        }
         let day = self.now.0 / DAY;
         let random = [self.random(), self.random()];
         let entry = self.known_contact(account, contact)?;
@@ -395,7 +413,7 @@ impl Engine {
         for (for_key, seal) in agreed {
             match for_key {
                 SealFor::Device => entry.secrets.device_seal = Some(seal),
-                SealFor::Recovery => entry.secrets.recovery_seal = Some(seal),
+                SealFor::Recovery | SealFor::Archive => entry.secrets.recovery_seal = Some(seal),
             }
         }
         if fresh {
@@ -474,8 +492,8 @@ impl Engine {
         self.db
             .prepare_cached(
                 "INSERT INTO messages (account, contact, message, outgoing, kind, sequence, time,
-                   content, payment, state, gap, envelope)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                   content, payment, state, gap, envelope, epoch, page)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
             )?
             .execute(params![
                 new.account.0,
@@ -489,7 +507,9 @@ impl Engine {
                 new.payment,
                 new.state.code(),
                 new.gap,
-                new.envelope.map(|id| id.0)
+                new.envelope.map(|id| id.0),
+                new.epoch,
+                new.page
             ])?;
         Ok(())
     }
@@ -502,6 +522,8 @@ pub(super) struct NewMessage<'a> {
     pub(super) message: MessageId,
     pub(super) outgoing: bool,
     pub(super) kind: i64,
+    pub(super) epoch: u64,
+    pub(super) page: u64,
     pub(super) sequence: u64,
     pub(super) time: Time,
     pub(super) content: &'a [u8],

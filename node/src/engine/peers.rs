@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pumasi_protocol::archive::Mark;
 use pumasi_protocol::codec;
 use pumasi_protocol::crypto::Signed;
 use pumasi_protocol::envelope::SealName;
@@ -26,7 +27,7 @@ const BROUGHT_PER_SECOND: u32 = 20_000;
 /// Envelopes with a wrong tag, shape or capability that a node may bring per second; beyond, the
 /// session ends (Tor and Lighthouse cut off peers that cost more than they bring, too).
 const BAD_PER_SECOND: u32 = 1_000;
-/// Seal keys remembered per session.
+/// Seal keys, and heads of volumes, remembered per session.
 const SEALS_REMEMBERED: usize = 4_096;
 
 /// What this node knows of a session with another.
@@ -43,6 +44,8 @@ pub(super) struct Peer {
     pub(super) backlog: bool,
     /// Seal keys that the node was given in this session.
     pub(super) seals: BTreeSet<SealName>,
+    /// Heads of archive volumes that the node was given in this session.
+    pub(super) volumes: BTreeSet<(AccountId, u64)>,
     /// When something was last answered.
     pub(super) progress: Time,
     /// Envelopes it brought in the running second, and those of them that were not admitted.
@@ -111,6 +114,7 @@ impl Peer {
         self.inflight.clear();
         self.noting.clear();
         self.seals.clear();
+        self.volumes.clear();
         self.cursor = 0;
         self.backlog = true;
         self.progress = now;
@@ -139,6 +143,14 @@ pub(super) enum Purpose {
     Fetch,
     /// Nothing hangs on the answer.
     Release,
+    /// How far does this keeper know the archive?
+    Head(AccountId),
+    /// Where are the keepers of an account that is being restored?
+    Locate(AccountId),
+    /// Which record of it do you have?
+    Find(AccountId),
+    /// Its new device, which this keeper must accept before it is read.
+    Fence(AccountId),
 }
 
 /// A question under way.
@@ -158,8 +170,10 @@ pub(super) struct Due {
     pub(super) broken: bool,
     /// Sendings under way per account.
     pub(super) under_way: BTreeMap<AccountId, u64>,
-    /// Received IOUs whose safety is not proven yet.
-    pub(super) attesting: BTreeMap<EnvelopeId, (AccountId, MessageId)>,
+    /// What is known of messages by now and not archived yet; lost in a crash, it is found out again.
+    pub(super) later: BTreeMap<AccountId, BTreeMap<MessageId, Mark>>,
+    /// When that is written.
+    pub(super) write_later: Time,
     /// Conversations with holes, and when to ask.
     pub(super) holes: BTreeMap<(AccountId, AccountId), Time>,
     /// Contacts to begin a new session with, and when.
@@ -187,12 +201,17 @@ pub(super) struct Due {
     pub(super) clean: Time,
     pub(super) bootstrap: Time,
     pub(super) attest: Time,
+    /// Restores that ended, until they are begun again.
+    pub(super) restored: BTreeMap<AccountId, crate::view::RestoreView>,
+    /// When locators are put again.
+    pub(super) locate: Time,
     pub(super) pins: BTreeSet<NodeId>,
 }
 
 impl Due {
     pub(super) fn start(&mut self, now: Time) {
         self.clean = now.plus(10 * SECOND);
+        self.write_later = Time(u64::MAX);
     }
 
     pub(super) fn keepers_now(&mut self) {
@@ -268,21 +287,6 @@ impl Engine {
             .query_map([], |row| blob(row, 0))?
             .collect::<rusqlite::Result<_>>()?;
         self.due.blocked = blocked.into_iter().map(NodeId).collect();
-        let unsafe_ious: Vec<([u8; 32], [u8; 32], [u8; 32])> = self
-            .db
-            .prepare(
-                "SELECT envelope, account, message FROM messages
-                 WHERE outgoing = 0 AND kind = 1 AND safe = 0 AND envelope IS NOT NULL
-                 ORDER BY id DESC LIMIT 10000",
-            )?
-            .query_map([], |row| Ok((blob(row, 0)?, blob(row, 1)?, blob(row, 2)?)))?
-            .collect::<rusqlite::Result<_>>()?;
-        for (envelope, account, message) in unsafe_ious {
-            self.due.attesting.insert(
-                EnvelopeId(envelope),
-                (AccountId(account), MessageId(message)),
-            );
-        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! What comes back for things sent: receipts, acknowledgements, refusals; and how far it raises what
 //! people are shown.
 
+use pumasi_protocol::archive::Mark;
 use pumasi_protocol::codec;
 use pumasi_protocol::crypto::Signed;
 use pumasi_protocol::delivery::{self, State};
@@ -44,24 +45,16 @@ impl Engine {
                     peer.inflight.remove(id);
                 }
             }
+            self.page_receipt(&receipt, &signed)?;
             let mut stored = None;
             for id in &receipt.ids {
-                let under_way = self.under_way(id)?;
-                let (account, message) = match &under_way {
-                    Some(sending) => {
-                        let entry = self.known_contact(sending.account, sending.contact)?;
-                        if !delivery::counts(&receipt, &entry.record) {
-                            continue;
-                        }
-                        (sending.account, sending.message)
-                    }
-                    None => match self.due.attesting.get(id).copied() {
-                        Some((account, message)) if self.attested_by_own(&account, &receipt) => {
-                            (account, message)
-                        }
-                        _ => continue,
-                    },
+                let Some(sending) = self.under_way(id)? else {
+                    continue;
                 };
+                let entry = self.known_contact(sending.account, sending.contact)?;
+                if !delivery::counts(&receipt, &entry.record) {
+                    continue;
+                }
                 let row = match stored {
                     Some(row) => row,
                     None => {
@@ -75,11 +68,13 @@ impl Engine {
                         "INSERT OR REPLACE INTO receipt_items (account, message, keeper, receipt)
                          VALUES (?1, ?2, ?3, ?4)",
                     )?
-                    .execute(params![account.0, message.0, receipt.keeper.0, row])?;
-                match under_way {
-                    Some(sending) => self.one_receipt(sending, &receipt)?,
-                    None => self.one_attestation(*id, account, message, &receipt)?,
-                }
+                    .execute(params![
+                        sending.account.0,
+                        sending.message.0,
+                        receipt.keeper.0,
+                        row
+                    ])?;
+                self.one_receipt(sending, &receipt)?;
             }
             self.pump_soon(receipt.keeper)?;
         }
@@ -234,17 +229,35 @@ impl Engine {
         buildings: usize,
         until: Option<Time>,
     ) -> Result<()> {
-        let row: Option<(u8, bool, u32, i64)> = one(self
+        let row: Option<(u8, bool, u32, i64, u64, bool)> = one(self
             .db
             .prepare_cached(
-                "SELECT state, safe, buildings, kind FROM messages
+                "SELECT state, safe, buildings, kind, page, outgoing FROM messages
                  WHERE account = ?1 AND message = ?2",
             )?
             .query_row(params![account.0, message.0], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+                Ok((
+                    row.get(0)?,
+                    row.get(1)?,
+                    row.get(2)?,
+                    row.get(3)?,
+                    row.get(4)?,
+                    row.get(5)?,
+                ))
             }))?;
-        let Some((code, safe, known_buildings, kind)) = row else {
+        let Some((code, safe, known_buildings, kind, page, outgoing)) = row else {
             return Ok(());
+        };
+        // A debt is safe only when its entry is safe in the archive, and all before it.
+        let archived = self
+            .accounts
+            .get(&account)
+            .is_some_and(|own| page <= own.archive.safe);
+        let (state, until) = if kind == read::IOU && !archived {
+            let held = if state == State::Safe { State::OneBuilding } else { state };
+            (held, None)
+        } else {
+            (state, until)
         };
         let before = State::from_code(code);
         // Delivered says nothing about keepers: `safe` rises by receipts alone.
@@ -281,6 +294,17 @@ impl Engine {
         }
         if now_safe && !safe {
             news.insert(0, "message.safe");
+        }
+        if outgoing {
+            let mark = match after {
+                State::Saved | State::OneBuilding => None,
+                State::Safe => Some(Mark::Safe),
+                State::Delivered => Some(Mark::Delivered),
+                State::Read => Some(Mark::Read),
+            };
+            if let Some(mark) = mark.filter(|_| after > before) {
+                self.archive_mark(account, mark, message);
+            }
         }
         if news.is_empty() {
             return Ok(());

@@ -61,6 +61,7 @@ impl Engine {
                 pass_on,
             } => self.put_arrived(from, parcels, malformed, &pass_on),
             Arrival::Receipts(receipts) => self.receipts(from, receipts),
+            Arrival::Pages { volumes, pages } => self.pages_arrived(from, volumes, pages),
             Arrival::Other(frame) => self.other_frame(from, frame),
         }
     }
@@ -87,7 +88,10 @@ impl Engine {
                 None => Ok(()),
             },
             // Checked forms of these arrive as their own kinds.
-            Frame::Hello { .. } | Frame::Put { .. } | Frame::Receipts(_) => Ok(()),
+            Frame::Hello { .. }
+            | Frame::Put { .. }
+            | Frame::Receipts(_)
+            | Frame::Pages { .. } => Ok(()),
         }
     }
 
@@ -123,11 +127,8 @@ impl Engine {
                 record: _,
                 statements,
                 envelopes,
-            } => {
-                return self
-                    .compare_answer(from, mailbox, statements, envelopes)
-                    .map(Some);
-            }
+                archive,
+            } => self.compare_answer(from, mailbox, [statements, envelopes, archive])?,
             Request::Reconcile {
                 mailbox,
                 set,
@@ -139,6 +140,11 @@ impl Engine {
             Request::FetchEnvelopes { mailbox, ids } => {
                 self.fetch_envelopes(from, mailbox, &ids)?
             }
+            Request::FetchPages { mailbox, ids } => self.fetch_pages(from, mailbox, &ids)?,
+            Request::PutLocator(locator) => self.take_locator(&locator)?,
+            Request::FindLocator(name) => self.find_locator(&name)?,
+            Request::ArchiveHead { mailbox } => self.archive_head(from, mailbox)?,
+            Request::Audit { mailbox, id, nonce } => self.audit(from, mailbox, id, &nonce)?,
         };
         Ok(Some(response))
     }
@@ -148,6 +154,22 @@ impl Engine {
         match (asked.purpose, response) {
             (Purpose::Keep(account), response) => self.keep_answer(account, node, response),
             (Purpose::TellKeeper(account), Response::Newer(record)) => {
+                self.newer_own_record(account, record)
+            }
+            (Purpose::Head(account), Response::Head { epoch, number }) => {
+                self.head_answer(account, node, epoch, number)
+            }
+            (Purpose::Head(account), Response::Newer(record)) => {
+                self.newer_own_record(account, record)
+            }
+            (Purpose::Locate(account), Response::Locator(locator)) => {
+                self.locator_found(account, node, locator)
+            }
+            (Purpose::Find(account), Response::Record(record)) => {
+                self.record_found(account, node, record)
+            }
+            (Purpose::Fence(account), Response::Done) => self.fenced(account, node),
+            (Purpose::Fence(account), Response::Newer(record)) => {
                 self.newer_own_record(account, record)
             }
             (Purpose::Stock(account), Response::Stock(count)) => {
@@ -166,8 +188,9 @@ impl Engine {
                 Response::Digest {
                     statements,
                     envelopes,
+                    archive,
                 },
-            ) => self.compare_result(mailbox, node, statements, envelopes),
+            ) => self.compare_result(mailbox, node, statements, envelopes, archive),
             (Purpose::Reconcile(mailbox, set), Response::Reconcile(message)) => {
                 self.reconcile_step(mailbox, node, set, &message)
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use pumasi_protocol::mailbox::IDS_MAX;
 use pumasi_protocol::reconcile::{Item, SetView};
-use pumasi_protocol::record::RecordVersion;
+use pumasi_protocol::record::{CheckedRecord, RecordVersion};
 use pumasi_protocol::types::{AccountId, EnvelopeId, Hash, NodeId, SECOND, Time};
 use pumasi_protocol::wire::{BATCH_BYTES, Frame, Parcel, Request, Response, Set};
 use rusqlite::params;
@@ -19,8 +19,8 @@ use crate::error::{Error, ErrorKind, Result};
 const FAN_OUT_AFTER: u64 = 3 * SECOND / 2;
 
 impl Engine {
-    fn sets(&mut self, mailbox: &AccountId) -> Result<Option<Sets>> {
-        if self.accounts.contains_key(mailbox) {
+    pub(super) fn sets(&mut self, mailbox: &AccountId) -> Result<Option<Sets>> {
+        if self.accounts.contains_key(mailbox) || self.restoring.contains_key(mailbox) {
             if !self.due.own_sets.contains_key(mailbox) {
                 let sets = self.load_sets(mailbox)?;
                 self.due.own_sets.insert(*mailbox, sets);
@@ -31,22 +31,33 @@ impl Engine {
     }
 
     /// Whether a node has a part in a mailbox: its owner's home or one of its keepers.
-    fn takes_part(&mut self, mailbox: &AccountId, node: &NodeId) -> Result<bool> {
+    pub(super) fn takes_part(&mut self, mailbox: &AccountId, node: &NodeId) -> Result<bool> {
         if let Some(own) = self.accounts.get(mailbox) {
             return Ok(own.record.keeper(node).is_some());
+        }
+        if let Some(restoring) = self.restoring.get(mailbox) {
+            return Ok(restoring.reads_from(node));
         }
         Ok(self.kept_mut(mailbox)?.is_some_and(|kept| {
             kept.record.keeper(node).is_some() || kept.record.record.home.node == *node
         }))
     }
 
-    fn version(&mut self, mailbox: &AccountId) -> Result<RecordVersion> {
+    /// The record of a mailbox that is here: an own account's, one being restored, or a kept one's.
+    pub(super) fn record_of(&mut self, mailbox: &AccountId) -> Result<Option<CheckedRecord>> {
         if let Some(own) = self.accounts.get(mailbox) {
-            return Ok(own.record.version());
+            return Ok(Some(own.record.clone()));
         }
+        if let Some(restoring) = self.restoring.get(mailbox) {
+            return Ok(restoring.record().cloned());
+        }
+        self.kept_record(mailbox)
+    }
+
+    fn version(&mut self, mailbox: &AccountId) -> Result<RecordVersion> {
         Ok(self
-            .kept_mut(mailbox)?
-            .map(|kept| kept.record.version())
+            .record_of(mailbox)?
+            .map(|record| record.version())
             .unwrap_or_default())
     }
 
@@ -85,6 +96,7 @@ impl Engine {
             record,
             statements: sets.statements.hash(sets.statement_count),
             envelopes: sets.envelopes.hash(sets.envelope_count),
+            archive: sets.archive.hash(sets.archive_count),
         };
         self.ask(node, request, Purpose::Compare(mailbox));
         Ok(())
@@ -94,8 +106,7 @@ impl Engine {
         &mut self,
         from: NodeId,
         mailbox: AccountId,
-        statements: Hash,
-        envelopes: Hash,
+        [statements, envelopes, archive]: [Hash; 3],
     ) -> Result<Response> {
         if !self.takes_part(&mailbox, &from)? {
             return Ok(no_part());
@@ -106,6 +117,7 @@ impl Engine {
         Ok(Response::Digest {
             statements: sets.statements.hash(sets.statement_count) != statements,
             envelopes: sets.envelopes.hash(sets.envelope_count) != envelopes,
+            archive: sets.archive.hash(sets.archive_count) != archive,
         })
     }
 
@@ -115,6 +127,7 @@ impl Engine {
         node: NodeId,
         statements: bool,
         envelopes: bool,
+        archive: bool,
     ) -> Result<()> {
         if !self.takes_part(&mailbox, &node)? {
             return Ok(());
@@ -126,10 +139,13 @@ impl Engine {
         } else if envelopes {
             self.begin(mailbox, node, Set::Envelopes)?;
         }
+        if archive {
+            self.begin(mailbox, node, Set::Archive)?;
+        }
         Ok(())
     }
 
-    fn begin(&mut self, mailbox: AccountId, node: NodeId, set: Set) -> Result<()> {
+    pub(super) fn begin(&mut self, mailbox: AccountId, node: NodeId, set: Set) -> Result<()> {
         let message = self.view(&mailbox, set)?.begin().map_err(internal)?;
         let request = Request::Reconcile {
             mailbox,
@@ -148,6 +164,7 @@ impl Engine {
             Set::Envelopes => {
                 "SELECT created, envelope FROM envelopes WHERE mailbox = ?1 AND hidden IS NULL"
             }
+            Set::Archive => "SELECT time, page FROM pages WHERE mailbox = ?1 AND hidden IS NULL",
         };
         let items: Vec<Item> = self
             .db
@@ -188,8 +205,11 @@ impl Engine {
         set: Set,
         message: &[u8],
     ) -> Result<()> {
-        if message.is_empty() || !self.takes_part(&mailbox, &node)? {
+        if !self.takes_part(&mailbox, &node)? {
             return Ok(());
+        }
+        if message.is_empty() {
+            return self.reconciled(mailbox, node, set, 0);
         }
         let progress = match self.view(&mailbox, set)?.advance(message) {
             Ok(progress) => progress,
@@ -198,40 +218,39 @@ impl Engine {
                 return Ok(());
             }
         };
+        let needed = progress.need.len();
+        let need: Vec<EnvelopeId> = progress.need.iter().copied().map(EnvelopeId).collect();
+        let have: Vec<EnvelopeId> = progress.have.iter().copied().map(EnvelopeId).collect();
         match set {
             Set::Statements => {
-                let have: Vec<Hash> = progress.have.iter().copied().map(Hash).collect();
+                let have: Vec<Hash> = have.iter().map(|id| Hash(id.0)).collect();
                 self.send_stored_statements(node, &have)?;
-                for chunk in progress.need.chunks(IDS_MAX) {
-                    let ids = chunk.iter().copied().map(Hash).collect();
-                    self.ask(
-                        node,
-                        Request::FetchStatements { mailbox, ids },
-                        Purpose::Fetch,
-                    );
-                }
             }
-            Set::Envelopes => {
-                let have: Vec<EnvelopeId> = progress.have.iter().copied().map(EnvelopeId).collect();
-                self.send_kept(node, mailbox, &have)?;
-                for chunk in progress.need.chunks(IDS_MAX) {
-                    let ids = chunk.iter().copied().map(EnvelopeId).collect();
-                    self.ask(
-                        node,
-                        Request::FetchEnvelopes { mailbox, ids },
-                        Purpose::Fetch,
-                    );
-                }
-            }
+            Set::Envelopes => self.send_kept(node, mailbox, &have)?,
+            Set::Archive => self.send_stored_pages(node, mailbox, &have)?,
         }
-        if let Some(next) = progress.next {
-            let request = Request::Reconcile {
-                mailbox,
-                set,
-                message: next.into(),
+        for chunk in need.chunks(IDS_MAX) {
+            let ids = chunk.to_vec();
+            let request = match set {
+                Set::Statements => Request::FetchStatements {
+                    mailbox,
+                    ids: ids.iter().map(|id| Hash(id.0)).collect(),
+                },
+                Set::Envelopes => Request::FetchEnvelopes { mailbox, ids },
+                Set::Archive => Request::FetchPages { mailbox, ids },
             };
-            self.ask(node, request, Purpose::Reconcile(mailbox, set));
+            self.ask(node, request, Purpose::Fetch);
         }
+        let Some(next) = progress.next else {
+            return self.reconciled(mailbox, node, set, needed);
+        };
+        self.restore_needs(&mailbox, node, set, needed);
+        let request = Request::Reconcile {
+            mailbox,
+            set,
+            message: next.into(),
+        };
+        self.ask(node, request, Purpose::Reconcile(mailbox, set));
         Ok(())
     }
 
@@ -333,7 +352,7 @@ impl Engine {
     }
 }
 
-fn no_part() -> Response {
+pub(super) fn no_part() -> Response {
     Response::No {
         why: "this node has no part in that mailbox".into(),
         retry: false,

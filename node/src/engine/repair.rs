@@ -20,17 +20,19 @@ impl Engine {
         &mut self,
         account: AccountId,
         contact: AccountId,
+        epoch: u64,
         sequence: u64,
     ) -> Result<()> {
         self.db
             .prepare_cached(
-                "UPDATE messages SET gap = sequence - ?3 - 1
+                "UPDATE messages SET gap = sequence - ?4 - 1
                  WHERE account = ?1 AND contact = ?2 AND outgoing = 0 AND kind = 0 AND gap > 0
+                   AND epoch = ?3
                    AND sequence = (SELECT min(sequence) FROM messages
                      WHERE account = ?1 AND contact = ?2 AND outgoing = 0 AND kind = 0
-                       AND sequence > ?3)",
+                       AND epoch = ?3 AND sequence > ?4)",
             )?
-            .execute(params![account.0, contact.0, sequence])?;
+            .execute(params![account.0, contact.0, epoch, sequence])?;
         Ok(())
     }
 
@@ -96,10 +98,16 @@ impl Engine {
                 .collect()
         };
         for pair in due(&self.due.resets) {
+            if !self.is_level(&pair.0) {
+                continue;
+            }
             self.due.resets.remove(&pair);
             self.ask_reset(pair.0, pair.1)?;
         }
         for pair in due(&self.due.holes) {
+            if !self.is_level(&pair.0) {
+                continue;
+            }
             self.due.holes.remove(&pair);
             let (account, contact) = pair;
             let Some(entry) = self.contact(account, contact)? else {
@@ -109,7 +117,8 @@ impl Engine {
                 continue;
             };
             let last = last.min(first.saturating_add(RESEND_MAX - 1));
-            self.send_content(account, contact, Body::Resend { first, last })?;
+            let epoch = entry.chat.epoch();
+            self.send_content(account, contact, Body::Resend { epoch, first, last })?;
             self.due.holes.insert(pair, now.plus(REPAIR_EVERY));
         }
         Ok(())
@@ -120,9 +129,11 @@ impl Engine {
         &mut self,
         account: AccountId,
         contact: AccountId,
+        epoch: u64,
         first: u64,
         last: u64,
     ) -> Result<()> {
+        let epoch = epoch.min(pumasi_protocol::archive::EPOCH_MAX);
         let first = first.min(u64::from(u32::MAX));
         let last = last.min(first + RESEND_MAX - 1);
         let rows: Vec<([u8; 32], Vec<u8>)> = self
@@ -130,9 +141,9 @@ impl Engine {
             .prepare_cached(
                 "SELECT message, content FROM messages
                  WHERE account = ?1 AND contact = ?2 AND outgoing = 1 AND kind = 0
-                   AND sequence BETWEEN ?3 AND ?4 ORDER BY sequence",
+                   AND epoch = ?5 AND sequence BETWEEN ?3 AND ?4 ORDER BY sequence",
             )?
-            .query_map(params![account.0, contact.0, first, last], |row| {
+            .query_map(params![account.0, contact.0, first, last, epoch], |row| {
                 Ok((blob(row, 0)?, row.get(1)?))
             })?
             .collect::<rusqlite::Result<_>>()?;

@@ -38,10 +38,12 @@ impl Engine {
                 .effects
                 .push(Effect::Publish(codec::encode(&record)));
         }
-        if self.due.attest <= now {
-            self.due.attest = now.plus(SECOND / 2);
-            self.ask_attestations();
+        if self.due.locate <= now {
+            self.put_locators()?;
         }
+        self.tick_archive()?;
+        self.tick_level()?;
+        self.tick_restore()?;
         if self.due.bootstrap <= now {
             self.due.bootstrap = now.plus(2 * SECOND);
             self.stay_connected()?;

@@ -3,7 +3,7 @@
 use pumasi_protocol::codec::Wire;
 use pumasi_protocol::crypto::{Secret, Signed, SigningKey};
 use pumasi_protocol::record::{CheckedRecord, KeyBundle};
-use pumasi_protocol::types::{AccountId, Hash, Time};
+use pumasi_protocol::types::{AccountId, Hash, NodeId, Time};
 use rusqlite::{OptionalExtension as _, Row};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize as _;
@@ -41,11 +41,21 @@ pub(crate) struct Own {
     pub(crate) seal: Secret,
     pub(crate) ratchet: RatchetAccount,
     pub(crate) created: Time,
+    /// Signs and seals the hint by which the phrase finds the keepers.
+    pub(super) locator: SigningKey,
+    pub(super) archive: super::archiving::Archive,
+    pub(super) level: super::level::Level,
 }
 
 impl Own {
     pub(crate) fn id(&self) -> AccountId {
         self.record.account()
+    }
+
+    /// The nodes that keep its mailboxes.
+    pub(super) fn keepers(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let keepers = self.record.record.keepers.iter();
+        keepers.map(|keeper| keeper.place.node)
     }
 
     /// Hash of the device certificate: begins every chain that this device signs.

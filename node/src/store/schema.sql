@@ -14,8 +14,17 @@ CREATE TABLE accounts (
   keys     BLOB NOT NULL,            -- Signed<KeyBundle>
   secrets  BLOB NOT NULL,            -- sealed: device seed, device seal seed, locator seed
   ratchet  BLOB NOT NULL,            -- sealed: Olm account
+  stopped  INTEGER NOT NULL DEFAULT 0, -- 1: this database is an older copy; 2: replaced
   created  INTEGER NOT NULL
 ) STRICT;
+
+-- How far the archive of an own account goes.
+CREATE TABLE archives (
+  account BLOB PRIMARY KEY,
+  epoch   INTEGER NOT NULL,
+  keys    BLOB NOT NULL,             -- sealed: archive::PageKeys of the next page
+  safe    INTEGER NOT NULL           -- pages up to this one are safe
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE contacts (
   account  BLOB NOT NULL,
@@ -25,9 +34,11 @@ CREATE TABLE contacts (
   record   BLOB NOT NULL,            -- Signed<AccountRecord>
   keys     BLOB,                     -- Signed<KeyBundle>, once fetched
   secrets  BLOB NOT NULL,            -- sealed: capabilities, today's seal keys
+  former   BLOB NOT NULL,            -- certificates of its earlier devices
   verified INTEGER NOT NULL DEFAULT 0,
   blocked  INTEGER NOT NULL DEFAULT 0,
   added    INTEGER NOT NULL,
+  page     INTEGER NOT NULL DEFAULT 0, -- where it was archived last
   PRIMARY KEY (account, contact)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX contacts_name ON contacts (account, name);
@@ -49,6 +60,7 @@ CREATE TABLE invitations (
   name       TEXT,                   -- what the one who comes will be called
   used_by    BLOB,                   -- the contact that used it; others are refused
   expires    INTEGER NOT NULL,
+  page       INTEGER NOT NULL DEFAULT 0, -- where it was archived last
   PRIMARY KEY (account, capability)
 ) STRICT, WITHOUT ROWID;
 
@@ -60,6 +72,7 @@ CREATE TABLE messages (
   message    BLOB NOT NULL,
   outgoing   INTEGER NOT NULL,
   kind       INTEGER NOT NULL,       -- 0: text, 1: IOU
+  epoch      INTEGER NOT NULL,       -- of the device that wrote it
   sequence   INTEGER NOT NULL,
   time       INTEGER NOT NULL,
   content    BLOB NOT NULL,          -- encoded Content, or Signed<Entry> of an IOU
@@ -70,13 +83,26 @@ CREATE TABLE messages (
   safe_until INTEGER,
   gap        INTEGER NOT NULL DEFAULT 0,
   envelope   BLOB,                   -- received: the envelope that brought it
+  page       INTEGER NOT NULL DEFAULT 0, -- where it was archived; 0: by an earlier device
+  marked     INTEGER NOT NULL DEFAULT 0, -- where its last mark was archived
   UNIQUE (account, message)
 ) STRICT;
 CREATE INDEX messages_shown ON messages (account, contact, time, sequence, message);
-CREATE INDEX messages_sequence ON messages (account, contact, outgoing, sequence) WHERE kind = 0;
+CREATE INDEX messages_sequence ON messages (account, contact, outgoing, epoch, sequence) WHERE kind = 0;
+CREATE INDEX messages_page ON messages (account, page);
+CREATE INDEX messages_marked ON messages (account, marked) WHERE marked > 0;
+CREATE INDEX messages_unsafe ON messages (account, page) WHERE kind = 1 AND safe = 0;
 CREATE INDEX messages_unread ON messages (account, contact) WHERE outgoing = 0 AND state < 4;
 CREATE INDEX messages_waiting ON messages (account, contact) WHERE outgoing = 1 AND safe = 0;
 CREATE INDEX messages_payment ON messages (account, payment) WHERE payment IS NOT NULL;
+
+-- What was deleted: not shown again, whatever else is found.
+CREATE TABLE deleted (
+  account BLOB NOT NULL,
+  message BLOB NOT NULL,             -- or a removed contact
+  page    INTEGER NOT NULL,
+  PRIMARY KEY (account, message)
+) STRICT, WITHOUT ROWID;
 
 -- Contents that people do not see (Hello, Welcome, ...) and that were acted on: sealed again, they
 -- may come in several envelopes.
@@ -180,12 +206,13 @@ CREATE TABLE envelopes (
   created    INTEGER NOT NULL,
   expires    INTEGER NOT NULL,
   hidden     INTEGER,                -- when its owner acknowledged it
+  covered    INTEGER NOT NULL DEFAULT 0, -- a page that holds its content is held, too
   capability BLOB NOT NULL,
   seals      BLOB NOT NULL,          -- names of the seal keys it needs, 16 bytes each
   bytes      BLOB NOT NULL
 ) STRICT;
 CREATE INDEX envelopes_live ON envelopes (mailbox, created) WHERE hidden IS NULL;
-CREATE INDEX envelopes_hidden ON envelopes (hidden) WHERE hidden IS NOT NULL;
+CREATE INDEX envelopes_hidden ON envelopes (hidden) WHERE hidden IS NOT NULL AND covered = 1;
 CREATE INDEX envelopes_expires ON envelopes (expires);
 CREATE TABLE encapsulations (
   mailbox BLOB NOT NULL,
@@ -195,6 +222,40 @@ CREATE TABLE encapsulations (
   PRIMARY KEY (mailbox, name)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX encapsulations_expires ON encapsulations (expires);
+-- Archives: own ones, and those kept for others.
+CREATE TABLE volumes (
+  mailbox     BLOB NOT NULL,
+  epoch       INTEGER NOT NULL,
+  certificate BLOB NOT NULL,         -- its hash: a clone has another
+  bytes       BLOB NOT NULL,         -- Signed<Volume>
+  PRIMARY KEY (mailbox, epoch, certificate)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE pages (
+  id        INTEGER PRIMARY KEY AUTOINCREMENT,
+  mailbox   BLOB NOT NULL,
+  page      BLOB NOT NULL UNIQUE,
+  epoch     INTEGER NOT NULL,
+  number    INTEGER NOT NULL,
+  run_epoch INTEGER,                 -- of a segment: the pages that it stands for
+  run_first INTEGER,
+  run_last  INTEGER,
+  time      INTEGER NOT NULL,
+  hidden    INTEGER,                 -- when a segment took its place
+  bytes     BLOB NOT NULL            -- Signed<Page>
+) STRICT;
+CREATE INDEX pages_place ON pages (mailbox, epoch, number);
+CREATE INDEX pages_runs ON pages (mailbox, run_epoch, run_first) WHERE run_epoch IS NOT NULL;
+CREATE INDEX pages_hidden ON pages (hidden) WHERE hidden IS NOT NULL;
+
+-- Hints by which a phrase finds its keepers.
+CREATE TABLE locators (
+  name    BLOB PRIMARY KEY,
+  version INTEGER NOT NULL,
+  put     INTEGER NOT NULL,          -- when it was put last
+  bytes   BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX locators_put ON locators (put);
+
 -- One-time prekeys to hand out for kept accounts.
 CREATE TABLE one_time_keys (
   id      INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -231,10 +292,13 @@ CREATE TABLE entries (
   chain    BLOB NOT NULL,
   sequence INTEGER NOT NULL,
   bytes    BLOB NOT NULL,            -- Signed<Entry>
+  epoch    INTEGER NOT NULL,         -- of the device that signed it
+  page     INTEGER NOT NULL DEFAULT 0, -- where it was archived; 0: by an earlier device
   applied  BLOB,                     -- line::EntryRecord; absent while entries before it are missing
   UNIQUE (account, hash)
 ) STRICT;
 CREATE INDEX entries_place ON entries (account, chain, sequence);
+CREATE INDEX entries_page ON entries (account, page);
 CREATE INDEX entries_waiting ON entries (account, line) WHERE applied IS NULL;
 CREATE TABLE ious (
   account  BLOB NOT NULL,
@@ -259,6 +323,7 @@ CREATE TABLE idempotency (
   PRIMARY KEY (account, scope, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX idempotency_time ON idempotency (time);
+CREATE INDEX idempotency_result ON idempotency (account, result);
 
 CREATE TABLE nodes (
   node    BLOB PRIMARY KEY,

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 
 use pumasi_protocol::chat::{Arrival, Chat, HOLES_MAX, Position};
+use pumasi_protocol::archive::CheckedVolume;
 use pumasi_protocol::codec::{self, Wire};
 use pumasi_protocol::crypto::{self, Signable, Signed};
 use pumasi_protocol::delivery;
@@ -188,6 +189,19 @@ fn frame(bytes: &[u8]) {
             }
             _ => {}
         },
+        Frame::Pages { volumes, pages } => {
+            for volume in volumes.iter().take(2) {
+                inside(volume);
+                if let Ok(checked) = CheckedVolume::check(volume.clone()) {
+                    pages.iter().take(4).for_each(|page| {
+                        let _ = checked.page(page);
+                    });
+                }
+            }
+            pages.iter().take(4).for_each(|page| {
+                inside(page);
+            });
+        }
         Frame::Noted(_) | Frame::Attest { .. } => {}
     }
 }
@@ -260,11 +274,14 @@ fn content(bytes: &[u8]) {
         }
         Body::Welcome { record, .. } | Body::Record(record) => check_record(record),
         Body::Text {
-            sequence, heads, ..
+            epoch,
+            sequence,
+            heads,
+            ..
         } => {
             let at = Position {
                 id,
-                epoch: EPOCH,
+                epoch: *epoch,
                 sequence: *sequence,
                 time: content.time,
             };

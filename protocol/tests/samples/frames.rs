@@ -103,6 +103,7 @@ pub(crate) fn all() -> Vec<(&'static str, Frame)> {
                 record: VERSION,
                 statements: filler(0xa3),
                 envelopes: filler(0xa4),
+                archive: filler(0xa5),
             }),
         ),
         (
@@ -152,6 +153,7 @@ pub(crate) fn all() -> Vec<(&'static str, Frame)> {
             response(Response::Digest {
                 statements: true,
                 envelopes: false,
+                archive: true,
             }),
         ),
         (

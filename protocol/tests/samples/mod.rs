@@ -135,6 +135,7 @@ impl Person {
             place: self.place(),
             operator: self.operator.into(),
             building: self.building.into(),
+            joining: false,
         }
     }
 
@@ -272,6 +273,7 @@ pub(crate) fn contents() -> Vec<(&'static str, Content)> {
     };
     let record = || Box::new(HANA.signed_record());
     let text = Body::Text {
+        epoch: EPOCH,
         conversation: Conversation::Direct,
         sequence: 300,
         heads: vec![Head([0x91; 16]), Head([0x92; 16])],
@@ -300,7 +302,11 @@ pub(crate) fn contents() -> Vec<(&'static str, Content)> {
                 unopened: vec![EnvelopeId([0x93; 32])],
             }),
         ),
-        ("resend", content(Body::Resend { first: 7, last: 9 })),
+        ("resend", content(Body::Resend {
+            epoch: EPOCH,
+            first: 7,
+            last: 9,
+        })),
     ]
 }
 
