@@ -170,7 +170,9 @@ pub(crate) fn frame(peer: NodeId, bytes: &[u8], now: Time) -> Result<Arrival, Fa
             if volumes.len() > VOLUMES_MAX || pages.len() > PARCELS_MAX {
                 return Err(Fault::List);
             }
-            let volumes = volumes.into_iter().filter_map(|signed| CheckedVolume::check(signed).ok());
+            let volumes = volumes
+                .into_iter()
+                .filter_map(|signed| CheckedVolume::check(signed).ok());
             Ok(Arrival::Pages {
                 volumes: volumes.collect(),
                 pages,

@@ -432,7 +432,10 @@ mod tests {
         let (sender, link) = seal::receive(&head.key, &phrase.recovery).unwrap();
         assert_eq!(sender, volume.account);
         let restored = PageKeys::first(link);
-        assert_eq!(open(&first, &restored).unwrap(), [Record::Name("one".into())]);
+        assert_eq!(
+            open(&first, &restored).unwrap(),
+            [Record::Name("one".into())]
+        );
         assert_eq!(
             open(&second, &restored.next()).unwrap(),
             [Record::Name("two".into())]

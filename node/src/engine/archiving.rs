@@ -143,7 +143,10 @@ impl Engine {
     /// Notes how far messages have come: with the next page, or soon.
     pub(super) fn archive_mark(&mut self, account: AccountId, mark: Mark, message: MessageId) {
         let later = self.due.later.entry(account).or_default();
-        later.entry(message).and_modify(|known| *known = mark.max(*known)).or_insert(mark);
+        later
+            .entry(message)
+            .and_modify(|known| *known = mark.max(*known))
+            .or_insert(mark);
         let full = later.len() >= LATER_MAX;
         if full {
             self.due.write_later = Time(0);
@@ -468,7 +471,10 @@ impl Engine {
             let message = MessageId(message);
             if outgoing {
                 let holders = self.proven_holders(&account, &message)?;
-                let record = self.known_contact(account, AccountId(contact))?.record.clone();
+                let record = self
+                    .known_contact(account, AccountId(contact))?
+                    .record
+                    .clone();
                 let (state, buildings, until) = holders.prove(&record);
                 self.raise(account, message, state, buildings, until)?;
             } else {
@@ -589,11 +595,7 @@ impl Engine {
     }
 
     /// Archives contacts whose lasting parts changed in this step.
-    pub(super) fn archive_contact(
-        &mut self,
-        account: AccountId,
-        contact: AccountId,
-    ) -> Result<()> {
+    pub(super) fn archive_contact(&mut self, account: AccountId, contact: AccountId) -> Result<()> {
         let Some(archived) = self.archived_contact(account, contact)? else {
             return Ok(());
         };
@@ -639,4 +641,3 @@ impl codec::Wire for StoredKeys {
     const NAME: &'static str = "archive keys";
     const MAX: usize = 64;
 }
-

@@ -287,7 +287,13 @@ impl Engine {
         Ok(Ok(()))
     }
 
-    pub(super) fn custody(&mut self, from: NodeId, mailbox: AccountId, id: EnvelopeId, expires: Time) {
+    pub(super) fn custody(
+        &mut self,
+        from: NodeId,
+        mailbox: AccountId,
+        id: EnvelopeId,
+        expires: Time,
+    ) {
         self.step
             .custody
             .entry((from, mailbox))

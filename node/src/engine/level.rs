@@ -115,7 +115,9 @@ impl Engine {
             };
             for keeper in &own.record.record.keepers {
                 let node = keeper.place.node;
-                let waits = asked.get(&node).is_some_and(|at| now.since(*at) < ASK_AGAIN);
+                let waits = asked
+                    .get(&node)
+                    .is_some_and(|at| now.since(*at) < ASK_AGAIN);
                 let connected = self.peers.get(&node).is_some_and(|peer| peer.connected);
                 if connected && !waits && !answered.contains(&node) {
                     asked.insert(node, now);
@@ -210,7 +212,9 @@ impl Engine {
         let code = if level == Level::Behind { 1 } else { 2 };
         own.level = level;
         let name = own.name.clone();
-        let why = self.may_sign(&account).map_or_else(|error| error.to_string(), |()| String::new());
+        let why = self
+            .may_sign(&account)
+            .map_or_else(|error| error.to_string(), |()| String::new());
         tracing::error!(account = %name, "{why}");
         self.db.execute(
             "UPDATE accounts SET stopped = ?2 WHERE account = ?1",

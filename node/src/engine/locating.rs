@@ -116,9 +116,9 @@ impl Engine {
             Some(version) if version > locator.version => return Ok(Response::Done),
             Some(_) => {}
             None => {
-                let count: u64 =
-                    self.db
-                        .query_row("SELECT count(*) FROM locators", [], |row| row.get(0))?;
+                let count: u64 = self
+                    .db
+                    .query_row("SELECT count(*) FROM locators", [], |row| row.get(0))?;
                 if count >= LOCATORS_MAX {
                     return Ok(no("no more locators are kept here"));
                 }

@@ -53,7 +53,12 @@ impl Engine {
     }
 
     /// The line with a contact in a unit; a new one where there is none yet.
-    pub(super) fn line_with(&mut self, account: AccountId, contact: AccountId, unit: Unit) -> Result<LineId> {
+    pub(super) fn line_with(
+        &mut self,
+        account: AccountId,
+        contact: AccountId,
+        unit: Unit,
+    ) -> Result<LineId> {
         let id = line_id(account, contact, &unit);
         if self.line(account, id)?.is_none() {
             let count: u64 = self.db.query_row(

@@ -372,6 +372,7 @@ impl Engine {
             }
         }
         self.ask_waiting_keepers(node)?;
+        self.tick_level()?;
         self.pump(node)?;
         let view = self.peer_view(&node)?;
         self.event(None, "peer.up", &view)

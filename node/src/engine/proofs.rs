@@ -254,7 +254,11 @@ impl Engine {
             .get(&account)
             .is_some_and(|own| page <= own.archive.safe);
         let (state, until) = if kind == read::IOU && !archived {
-            let held = if state == State::Safe { State::OneBuilding } else { state };
+            let held = if state == State::Safe {
+                State::OneBuilding
+            } else {
+                state
+            };
             (held, None)
         } else {
             (state, until)

@@ -88,10 +88,9 @@ impl Engine {
                 None => Ok(()),
             },
             // Checked forms of these arrive as their own kinds.
-            Frame::Hello { .. }
-            | Frame::Put { .. }
-            | Frame::Receipts(_)
-            | Frame::Pages { .. } => Ok(()),
+            Frame::Hello { .. } | Frame::Put { .. } | Frame::Receipts(_) | Frame::Pages { .. } => {
+                Ok(())
+            }
         }
     }
 

@@ -326,7 +326,10 @@ impl Engine {
                 secrets: ContactSecrets {
                     write: archived.write.clone(),
                     granted: archived.granted.capability,
-                    invited_by: archived.invited_by.as_ref().map(|granted| granted.capability),
+                    invited_by: archived
+                        .invited_by
+                        .as_ref()
+                        .map(|granted| granted.capability),
                     device_seal: None,
                     recovery_seal: None,
                 },
@@ -398,9 +401,7 @@ impl Engine {
         let mut texts: Vec<(u64, u64, Time, MessageId, &Content)> = model
             .texts
             .iter()
-            .filter(|(_, (_, content))| {
-                content.sender == contact || content.recipient == contact
-            })
+            .filter(|(_, (_, content))| content.sender == contact || content.recipient == contact)
             .filter_map(|(id, (text, content))| match &content.body {
                 Body::Text {
                     epoch, sequence, ..

@@ -309,7 +309,10 @@ impl Engine {
         }
         for place in whereabouts.keepers {
             if restoring.places.len() < NODES_MAX
-                && restoring.places.insert(place.node, place.addresses).is_none()
+                && restoring
+                    .places
+                    .insert(place.node, place.addresses)
+                    .is_none()
             {
                 restoring.news = now;
             }

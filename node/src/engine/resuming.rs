@@ -25,7 +25,10 @@ impl Engine {
             } else {
                 entry.author
             };
-            if self.line_with(account, contact, entry.unit.clone()).is_err() {
+            if self
+                .line_with(account, contact, entry.unit.clone())
+                .is_err()
+            {
                 continue;
             }
             lines.insert(entry.line);

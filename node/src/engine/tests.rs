@@ -5,4 +5,5 @@ mod delivery;
 mod hostile;
 mod network;
 mod payments;
+mod restore;
 mod storage;

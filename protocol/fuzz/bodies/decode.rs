@@ -6,8 +6,8 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 use std::sync::LazyLock;
 
-use pumasi_protocol::chat::{Arrival, Chat, HOLES_MAX, Position};
 use pumasi_protocol::archive::CheckedVolume;
+use pumasi_protocol::chat::{Arrival, Chat, HOLES_MAX, Position};
 use pumasi_protocol::codec::{self, Wire};
 use pumasi_protocol::crypto::{self, Signable, Signed};
 use pumasi_protocol::delivery;

@@ -302,11 +302,14 @@ pub(crate) fn contents() -> Vec<(&'static str, Content)> {
                 unopened: vec![EnvelopeId([0x93; 32])],
             }),
         ),
-        ("resend", content(Body::Resend {
-            epoch: EPOCH,
-            first: 7,
-            last: 9,
-        })),
+        (
+            "resend",
+            content(Body::Resend {
+                epoch: EPOCH,
+                first: 7,
+                last: 9,
+            }),
+        ),
     ]
 }
 

@@ -13,10 +13,12 @@ use crate::node::{EventQuery, Page};
 use crate::read;
 use crate::store;
 use crate::vault::Vault;
-use crate::view::{EventView, MessageView, Money, NewAccountView, PaymentView};
+use crate::view::{EventView, MessageView, Money, NewAccountView, PaymentView, RestoreView};
 
 /// Milliseconds that a frame takes.
 const LATENCY: u64 = 5;
+/// The second byte of a frame with archive pages.
+const PAGES: u8 = 9;
 /// Milliseconds between ticks.
 const TICK: u64 = 250;
 
@@ -49,8 +51,12 @@ pub(super) struct Net {
     rng: StdRng,
     /// One frame in so many is lost with its session; 0: none.
     pub(super) loss: u64,
-    /// Bytes of all frames.
+    /// Bytes of all frames but archive pages.
     pub(super) bytes: u64,
+    /// Bytes of frames with archive pages.
+    pub(super) archive_bytes: u64,
+    /// The words of every account.
+    pub(super) phrases: BTreeMap<AccountId, String>,
 }
 
 impl Net {
@@ -65,6 +71,8 @@ impl Net {
             rng: StdRng::seed_from_u64(seed),
             loss: 0,
             bytes: 0,
+            archive_bytes: 0,
+            phrases: BTreeMap::new(),
         }
     }
 
@@ -154,7 +162,63 @@ impl Net {
             .call(node, move |engine| engine.create_account(&name))
             .unwrap();
         assert_eq!(view.phrase.len(), 24);
-        view.account.id.parse().unwrap()
+        let id: AccountId = view.account.id.parse().unwrap();
+        self.phrases.insert(id, view.phrase.join(" "));
+        id
+    }
+
+    /// Runs until an account of a node may sign: after a start it is compared with its keepers.
+    pub(super) fn settle_level(&mut self, node: usize, account: AccountId) {
+        self.until("the account is compared with its keepers", 120, |net| {
+            net.members[node].engine.is_level(&account)
+        });
+    }
+
+    /// A copy of a node's database as it is now.
+    pub(super) fn snapshot(&self, node: usize) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        let to = copy.path().join(store::DATABASE);
+        let db = &self.members[node].engine.db;
+        db.execute("VACUUM INTO ?1", [to.to_str().unwrap()])
+            .unwrap();
+        copy
+    }
+
+    /// Puts an older copy in the place of a killed node's database.
+    pub(super) fn roll_back(&mut self, node: usize, copy: &tempfile::TempDir) {
+        let member = &mut self.members[node];
+        let spare = tempfile::tempdir().unwrap();
+        let placeholder = open(&spare, &member.settings, self.now, 1);
+        drop(std::mem::replace(&mut member.engine, placeholder));
+        let to = member.directory.path().join(store::DATABASE);
+        for end in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{end}", to.display()));
+        }
+        std::fs::copy(copy.path().join(store::DATABASE), to).unwrap();
+    }
+
+    /// Burns a node: it and its disk are gone for ever.
+    pub(super) fn burn(&mut self, node: usize) {
+        self.kill(node);
+    }
+
+    /// Begins to restore an account on a node and runs until that has ended.
+    pub(super) fn restore(&mut self, node: usize, account: AccountId) -> RestoreView {
+        let words = self.phrases[&account].clone();
+        self.call(node, move |engine| engine.begin_restore(&words, None, &[]))
+            .unwrap();
+        let ended = |net: &mut Self| {
+            net.call(node, move |engine| engine.restore_view(&account))
+                .unwrap()
+        };
+        for _ in 0..1_200 {
+            let view = ended(self);
+            if view.state == "done" || view.state == "failed" {
+                return view;
+            }
+            self.run(100);
+        }
+        panic!("the restore did not end: {:?}", ended(self));
     }
 
     /// Runs a call on a node and its effects.
@@ -267,7 +331,11 @@ impl Net {
         if !self.linked.contains(&pair) {
             return;
         }
-        self.bytes += bytes.len() as u64;
+        if bytes.get(1) == Some(&PAGES) {
+            self.archive_bytes += bytes.len() as u64;
+        } else {
+            self.bytes += bytes.len() as u64;
+        }
         self.number += 1;
         self.flying
             .insert((self.now.plus(LATENCY), self.number), (from, to, bytes));
@@ -364,6 +432,7 @@ impl Net {
         text: &str,
     ) -> MessageView {
         let text = text.to_owned();
+        self.settle_level(from.0, from.1);
         self.call(from.0, move |engine| {
             engine.send_text(&from.1, &to.to_string(), &text, None)
         })

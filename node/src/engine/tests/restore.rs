@@ -1,0 +1,240 @@
+//! Stories of fires: a machine is gone, and its people come back elsewhere from their words.
+
+use pumasi_protocol::delivery::State;
+use pumasi_protocol::types::AccountId;
+
+use super::network::{FOUR, Net};
+use crate::read;
+
+/// Five buildings: four with people, one empty, to come back in.
+fn five(seed: u64) -> (Net, Vec<AccountId>) {
+    let (mut net, ids) = Net::with(seed, &FOUR);
+    let spare = net.add("ulsan");
+    for other in 0..spare {
+        net.link(spare, other);
+    }
+    net.settle_keepers(3);
+    (net, ids)
+}
+
+#[test]
+fn contacts_and_texts_come_back_on_another_machine() {
+    let (mut net, ids) = five(101);
+    net.meet((0, ids[0]), (1, ids[1]));
+    net.meet((0, ids[0]), (2, ids[2]));
+    for number in 0..10 {
+        net.send((0, ids[0]), ids[1], &format!("there {number}"));
+        net.send((1, ids[1]), ids[0], &format!("back {number}"));
+        net.run(50);
+    }
+    net.run(5_000);
+    net.burn(0);
+    // Written to the burned one: waits for it.
+    net.send((1, ids[1]), ids[0], "are you well?");
+    net.run(1_000);
+    let view = net.restore(4, ids[0]);
+    assert_eq!(view.state, "done", "{view:?}");
+    let report = view.report.expect("a report");
+    assert!(report.complete, "{report:?}");
+    assert_eq!(report.missing, Vec::<String>::new());
+    assert_eq!(report.contacts, 2);
+    let back: Vec<String> = (0..10)
+        .map(|number| format!("back {number}"))
+        .chain(["are you well?".to_owned()])
+        .collect();
+    assert_eq!(net.received(4, ids[0], ids[1]), back);
+    let sent: Vec<String> = net
+        .messages(4, ids[0], ids[1])
+        .into_iter()
+        .filter(|message| message.direction == "out")
+        .map(|message| message.text)
+        .collect();
+    assert_eq!(
+        sent,
+        (0..10)
+            .map(|number| format!("there {number}"))
+            .collect::<Vec<_>>()
+    );
+    // Life goes on, both ways, and nothing is shown twice.
+    net.send((4, ids[0]), ids[1], "I am back");
+    net.send((1, ids[1]), ids[0], "good");
+    net.until("both hear of each other", 60, |net| {
+        net.received(1, ids[1], ids[0]).last().map(String::as_str) == Some("I am back")
+            && net.received(4, ids[0], ids[1]).last().map(String::as_str) == Some("good")
+    });
+    assert_eq!(net.received(1, ids[1], ids[0]).len(), 11);
+    assert_eq!(net.received(4, ids[0], ids[1]).len(), 12);
+}
+
+#[test]
+fn what_was_written_and_not_delivered_goes_out_after_the_restore() {
+    let (mut net, ids) = five(102);
+    net.meet((0, ids[0]), (1, ids[1]));
+    net.run(3_000);
+    // The reader and its keepers cannot be reached; the writer's keepers can.
+    net.kill(1);
+    let sent = net.send((0, ids[0]), ids[1], "before the fire");
+    net.run(3_000);
+    net.burn(0);
+    net.restart(1);
+    net.run(5_000);
+    let view = net.restore(4, ids[0]);
+    assert_eq!(view.state, "done", "{view:?}");
+    net.until("it is there once", 60, |net| {
+        net.received(1, ids[1], ids[0]) == ["before the fire"]
+    });
+    net.until("its writer knows", 60, |net| {
+        net.message(4, ids[0], &sent.id).state == State::Delivered
+    });
+    net.run(20_000);
+    assert_eq!(net.received(1, ids[1], ids[0]), ["before the fire"]);
+}
+
+#[test]
+fn the_old_device_learns_that_it_was_replaced_and_signs_nothing_more() {
+    let (mut net, ids) = five(103);
+    net.meet((0, ids[0]), (1, ids[1]));
+    net.run(3_000);
+    net.kill(0);
+    let view = net.restore(4, ids[0]);
+    assert_eq!(view.state, "done", "{view:?}");
+    net.restart(0);
+    net.run(10_000);
+    let refused = net
+        .call(0, {
+            let (me, other) = (ids[0], ids[1].to_string());
+            move |engine| engine.send_text(&me, &other, "from the grave", None)
+        })
+        .unwrap_err();
+    assert!(refused.to_string().contains("was replaced"), "{refused}");
+    net.send((4, ids[0]), ids[1], "alive");
+    net.until("the living one is heard", 60, |net| {
+        net.received(1, ids[1], ids[0]) == ["alive"]
+    });
+    let alarms = net.events(0);
+    assert!(alarms.iter().any(|event| event.kind == "node.alarm"));
+}
+
+#[test]
+fn an_older_copy_of_the_database_is_noticed_before_anything_is_signed() {
+    let (mut net, ids) = five(104);
+    net.meet((0, ids[0]), (1, ids[1]));
+    net.send((0, ids[0]), ids[1], "one");
+    net.run(5_000);
+    let image = net.snapshot(0);
+    net.send((0, ids[0]), ids[1], "two");
+    net.run(5_000);
+    net.kill(0);
+    net.roll_back(0, &image);
+    net.restart(0);
+    net.run(10_000);
+    let refused = net
+        .call(0, {
+            let (me, other) = (ids[0], ids[1].to_string());
+            move |engine| engine.send_text(&me, &other, "two, again", None)
+        })
+        .unwrap_err();
+    assert!(refused.to_string().contains("older copy"), "{refused}");
+    assert_eq!(net.received(1, ids[1], ids[0]), ["one", "two"]);
+    // The words bring it back, with what the copy lacked.
+    let view = net.restore(4, ids[0]);
+    assert_eq!(view.state, "done", "{view:?}");
+    let texts: Vec<String> = net
+        .messages(4, ids[0], ids[1])
+        .into_iter()
+        .map(|message| message.text)
+        .collect();
+    assert_eq!(texts, ["one", "two"]);
+}
+
+#[test]
+fn of_two_restores_at_once_one_wins_and_the_other_learns_it() {
+    let (mut net, ids) = five(105);
+    let second = net.add("sejong");
+    for other in 0..second {
+        net.link(second, other);
+    }
+    net.meet((0, ids[0]), (1, ids[1]));
+    net.run(5_000);
+    net.burn(0);
+    let words = net.phrases[&ids[0]].clone();
+    for node in [4, second] {
+        let words = words.clone();
+        net.call(node, move |engine| engine.begin_restore(&words, None, &[]))
+            .unwrap();
+    }
+    net.run(60_000);
+    let level = |net: &Net, node: usize| net.members[node].engine.is_level(&ids[0]);
+    let winners = [4, second]
+        .into_iter()
+        .filter(|node| level(&net, *node))
+        .count();
+    assert_eq!(winners, 1);
+}
+
+#[test]
+fn a_node_that_kept_the_mailbox_itself_can_restore_it() {
+    let (mut net, ids) = five(106);
+    net.meet((0, ids[0]), (1, ids[1]));
+    net.send((1, ids[1]), ids[0], "hello");
+    net.run(5_000);
+    let keeper = net
+        .members
+        .iter()
+        .position(|member| member.engine.kept.contains_key(&ids[0]))
+        .expect("a keeper");
+    net.burn(0);
+    net.send((1, ids[1]), ids[0], "later");
+    net.run(2_000);
+    let view = net.restore(keeper, ids[0]);
+    assert_eq!(view.state, "done", "{view:?}");
+    assert_eq!(net.received(keeper, ids[0], ids[1]), ["hello", "later"]);
+    net.until("three keepers again", 120, |net| {
+        let own = &net.members[keeper].engine.accounts[&ids[0]];
+        own.record.record.keepers.len() == 3 && own.record.keeper(&net.members[keeper].id).is_none()
+    });
+}
+
+#[test]
+fn everything_is_archived_within_moments_and_the_archive_is_safe() {
+    let (mut net, ids) = five(107);
+    net.meet((0, ids[0]), (1, ids[1]));
+    for number in 0..20 {
+        net.send((0, ids[0]), ids[1], &number.to_string());
+    }
+    net.until("the archive is level", 10, |net| {
+        net.members[0]
+            .engine
+            .archive_behind(&ids[0])
+            .is_ok_and(|(pages, _)| pages == 0)
+    });
+}
+
+#[test]
+fn wrong_words_are_refused_and_unknown_ones_find_nobody() {
+    let (mut net, ids) = five(108);
+    let refused = net
+        .call(4, |engine| {
+            engine.begin_restore("abandon abandon", None, &[])
+        })
+        .unwrap_err();
+    assert!(refused.to_string().contains("a phrase has 24"), "{refused}");
+    let nobody = pumasi_protocol::identity::Phrase::from_entropy(&[77; 32]);
+    let words: Vec<&str> = nobody.words().collect();
+    let words = words.join(" ");
+    let view = net
+        .call(4, move |engine| engine.begin_restore(&words, None, &[]))
+        .unwrap();
+    let account: AccountId = view.account.parse().unwrap();
+    net.run(30_000);
+    let view = net
+        .call(4, move |engine| engine.restore_view(&account))
+        .unwrap();
+    assert_eq!(view.state, "locating");
+    assert!(
+        view.text.contains("no node asked so far knows"),
+        "{}",
+        view.text
+    );
+    assert!(read::find_contact(&net.members[0].engine.db, &ids[0], "nobody").is_err());
+}
