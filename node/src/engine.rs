@@ -28,6 +28,7 @@ mod reconciling;
 mod repair;
 mod restoring;
 mod resuming;
+mod segmenting;
 mod shelving;
 mod statements;
 #[cfg(test)]
@@ -156,8 +157,8 @@ struct Step {
     /// What own accounts learned: written as pages of their archives.
     archive: BTreeMap<AccountId, archiving::Pending>,
     dirty_archives: BTreeSet<AccountId>,
-    /// What is known already is told again: no events, and nothing to archive.
-    quiet: bool,
+    /// What an archive has at this volume and page is told again: no events, nothing to archive.
+    quiet: Option<(u64, u64)>,
     /// The call that makes the next own entry.
     call: Option<pumasi_protocol::archive::Call>,
     events: bool,

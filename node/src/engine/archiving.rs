@@ -40,6 +40,8 @@ pub(super) struct Archive {
     /// Pages that are not proven safe, and who holds them.
     waiting: BTreeMap<u64, (EnvelopeId, Holders)>,
     numbers: BTreeMap<EnvelopeId, u64>,
+    /// Live pages that are no segments.
+    pub(super) small: u64,
 }
 
 impl Archive {
@@ -50,7 +52,13 @@ impl Archive {
             safe,
             waiting: BTreeMap::new(),
             numbers: BTreeMap::new(),
+            small: 0,
         }
+    }
+
+    /// Whether everything up to a place is safe: of an earlier volume, what was read is.
+    pub(super) const fn holds(&self, (volume, page): (u64, u64)) -> bool {
+        volume < self.volume.epoch || page <= self.safe
     }
 
     /// The last page written; 0 before the first.
@@ -101,23 +109,27 @@ pub(super) fn new_volume(
 }
 
 impl Engine {
-    /// The number of the page that this step writes next for an account; 0 when it has no archive.
-    pub(super) fn page_number(&self, account: &AccountId) -> u64 {
-        let Some(own) = self.accounts.get(account).filter(|_| !self.step.quiet) else {
-            return 0;
+    /// Volume and number of the page that this step writes next for an account.
+    pub(super) fn page_place(&self, account: &AccountId) -> (u64, u64) {
+        if let Some(place) = self.step.quiet {
+            return place;
+        }
+        let Some(own) = self.accounts.get(account) else {
+            return (0, 0);
         };
         let full = self
             .step
             .archive
             .get(account)
             .map_or(0, |pending| pending.full.len());
-        own.archive.keys.number.saturating_add(full as u64)
+        let number = own.archive.keys.number.saturating_add(full as u64);
+        (own.archive.volume.epoch, number)
     }
 
-    /// Adds a record to the page of this step. Returns the page's number.
-    pub(super) fn archive(&mut self, account: AccountId, record: Record) -> u64 {
-        if self.step.quiet {
-            return 0;
+    /// Adds a record to the page of this step. Returns its place.
+    pub(super) fn archive(&mut self, account: AccountId, record: Record) -> (u64, u64) {
+        if let Some(place) = self.step.quiet {
+            return place;
         }
         let size = codec::encode(&Records(vec![record.clone()])).len();
         let pending = self.step.archive.entry(account).or_default();
@@ -127,7 +139,7 @@ impl Engine {
         }
         pending.draft.size += size;
         pending.draft.records.push(record);
-        self.page_number(&account)
+        self.page_place(&account)
     }
 
     /// The content of an inbox envelope is in this step's page.
@@ -185,7 +197,7 @@ impl Engine {
                     mark,
                     messages: messages.to_vec(),
                 };
-                let page = self.archive(account, record);
+                let (_, page) = self.archive(account, record);
                 for message in messages {
                     self.db
                         .prepare_cached(
@@ -250,12 +262,19 @@ impl Engine {
         let id = page_id(&signed);
         own.archive.keys = keys.next();
         own.archive.wait_for(page.number, id);
+        if replaces.is_none() {
+            own.archive.small = own.archive.small.saturating_add(1);
+        }
         self.step.dirty_archives.insert(account);
         self.store_page(&page, &signed)?;
         Ok(signed)
     }
 
-    fn send_new_pages(&mut self, account: AccountId, pages: Vec<Signed<Page>>) -> Result<()> {
+    pub(super) fn send_new_pages(
+        &mut self,
+        account: AccountId,
+        pages: Vec<Signed<Page>>,
+    ) -> Result<()> {
         if pages.is_empty() {
             return Ok(());
         }
@@ -390,6 +409,7 @@ impl Engine {
         for (number, id) in rows {
             archive.wait_for(number, EnvelopeId(id));
         }
+        archive.small = self.small_pages(account)?;
         Ok(archive)
     }
 
@@ -456,13 +476,15 @@ impl Engine {
         after: u64,
         until: Time,
     ) -> Result<()> {
+        let volume = self.own(&account)?.archive.volume.epoch;
         let rows: Vec<([u8; 32], [u8; 32], bool)> = self
             .db
             .prepare_cached(
                 "SELECT message, contact, outgoing FROM messages
-                 WHERE account = ?1 AND kind = 1 AND safe = 0 AND page > ?2 AND page <= ?3",
+                 WHERE account = ?1 AND kind = 1 AND safe = 0 AND volume = ?4
+                   AND page > ?2 AND page <= ?3",
             )?
-            .query_map(params![account.0, before, after], |row| {
+            .query_map(params![account.0, before, after, volume], |row| {
                 Ok((blob(row, 0)?, blob(row, 1)?, row.get(2)?))
             })?
             .collect::<rusqlite::Result<_>>()?;
@@ -609,7 +631,7 @@ impl Engine {
             return Ok(());
         }
         entry.archived = Some(hash);
-        let page = self.archive(account, record);
+        let (_, page) = self.archive(account, record);
         self.db
             .prepare_cached("UPDATE contacts SET page = ?3 WHERE account = ?1 AND contact = ?2")?
             .execute(params![account.0, contact.0, page])?;

@@ -16,6 +16,7 @@ use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
 use super::accounts::checked_name;
+use super::segmenting::{DELETED_CONTACT, DELETED_INVITATION};
 use super::types::with_encoded;
 use super::{Engine, blob, one, secret_row};
 use crate::error::{Error, ErrorKind, Result};
@@ -325,7 +326,7 @@ impl Engine {
             capability: capability.id(),
             tag_key: capability.tag_key(),
         };
-        let page = self.archive(
+        let (_, page) = self.archive(
             *account,
             Record::Invitation {
                 granted,
@@ -435,6 +436,10 @@ impl Engine {
             archived: None,
         };
         self.contacts.insert((*account, contact), entry);
+        self.db.execute(
+            "DELETE FROM deleted WHERE account = ?1 AND id = ?2",
+            params![account.0, contact.0],
+        )?;
         self.store_contact(*account, contact)?;
         self.touch(*account, contact);
         self.grant(*account, &granted)?;
@@ -621,12 +626,8 @@ impl Engine {
         ] {
             self.db.execute(sql, params![account.0, contact.0])?;
         }
-        let page = self.archive(*account, Record::ContactRemoved(contact));
-        self.db.execute(
-            "INSERT OR REPLACE INTO deleted (account, message, page) VALUES (?1, ?2, ?3)",
-            params![account.0, contact.0, page],
-        )?;
-        Ok(())
+        let (_, page) = self.archive(*account, Record::ContactRemoved(contact));
+        self.remember_deleted(*account, &contact.0, DELETED_CONTACT, page)
     }
 
     /// Someone came with an invitation.
@@ -704,6 +705,10 @@ impl Engine {
                 archived: None,
             };
             self.contacts.insert((account, contact), entry);
+            self.db.execute(
+                "DELETE FROM deleted WHERE account = ?1 AND id = ?2",
+                params![account.0, contact.0],
+            )?;
         }
         self.store_contact(account, contact)?;
         self.touch(account, contact);
@@ -758,7 +763,8 @@ impl Engine {
         if let Some(capability) = entry.secrets.invited_by.take() {
             self.touch(account, contact);
             self.state(account, Action::Revoke { capability })?;
-            self.archive(account, Record::InvitationEnded(capability));
+            let (_, page) = self.archive(account, Record::InvitationEnded(capability));
+            self.remember_deleted(account, &capability.0, DELETED_INVITATION, page)?;
             self.db.execute(
                 "DELETE FROM invitations WHERE account = ?1 AND capability = ?2",
                 params![account.0, capability.0],

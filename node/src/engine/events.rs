@@ -34,7 +34,7 @@ impl Engine {
         kind: &str,
         data: &T,
     ) -> Result<()> {
-        if self.step.quiet {
+        if self.step.quiet.is_some() {
             return Ok(());
         }
         let data = serde_json::to_string(data)

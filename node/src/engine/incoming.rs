@@ -420,7 +420,7 @@ impl Engine {
     pub(super) fn was_deleted(&self, account: &AccountId, id: &[u8; 32]) -> Result<bool> {
         Ok(self
             .db
-            .prepare_cached("SELECT 1 FROM deleted WHERE account = ?1 AND message = ?2")?
+            .prepare_cached("SELECT 1 FROM deleted WHERE account = ?1 AND id = ?2")?
             .exists(params![account.0, id])?)
     }
 

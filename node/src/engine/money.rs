@@ -396,8 +396,8 @@ impl Engine {
         self.db
             .prepare_cached(
                 "INSERT INTO entries
-                   (account, line, hash, chain, sequence, bytes, epoch, page, applied)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                   (account, line, hash, chain, sequence, bytes, epoch, volume, page, applied)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             )?
             .execute(params![
                 account.0,
@@ -407,7 +407,8 @@ impl Engine {
                 number(entry.sequence),
                 codec::encode(signed),
                 epoch,
-                page,
+                page.0,
+                page.1,
                 applied.map(codec::encode)
             ])?;
         Ok(())
@@ -446,7 +447,7 @@ impl Engine {
         let message = MessageId(signed.hash().0);
         let bytes = codec::encode(signed);
         let time = entry.time.min(self.now.plus(pumasi_protocol::types::DAY));
-        let (epoch, page) = (self.epoch_of(account, entry)?, self.page_number(&account));
+        let (epoch, page) = (self.epoch_of(account, entry)?, self.page_place(&account));
         self.insert_message(&NewMessage {
             account,
             contact,

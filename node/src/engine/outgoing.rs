@@ -492,8 +492,8 @@ impl Engine {
         self.db
             .prepare_cached(
                 "INSERT INTO messages (account, contact, message, outgoing, kind, sequence, time,
-                   content, payment, state, gap, envelope, epoch, page)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                   content, payment, state, gap, envelope, epoch, volume, page)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
             )?
             .execute(params![
                 new.account.0,
@@ -509,7 +509,8 @@ impl Engine {
                 new.gap,
                 new.envelope.map(|id| id.0),
                 new.epoch,
-                new.page
+                new.page.0,
+                new.page.1
             ])?;
         Ok(())
     }
@@ -523,7 +524,8 @@ pub(super) struct NewMessage<'a> {
     pub(super) outgoing: bool,
     pub(super) kind: i64,
     pub(super) epoch: u64,
-    pub(super) page: u64,
+    /// Volume and page of the archive that have it.
+    pub(super) page: (u64, u64),
     pub(super) sequence: u64,
     pub(super) time: Time,
     pub(super) content: &'a [u8],

@@ -229,10 +229,10 @@ impl Engine {
         buildings: usize,
         until: Option<Time>,
     ) -> Result<()> {
-        let row: Option<(u8, bool, u32, i64, u64, bool)> = one(self
+        let row: Option<(u8, bool, u32, i64, (u64, u64), bool)> = one(self
             .db
             .prepare_cached(
-                "SELECT state, safe, buildings, kind, page, outgoing FROM messages
+                "SELECT state, safe, buildings, kind, volume, page, outgoing FROM messages
                  WHERE account = ?1 AND message = ?2",
             )?
             .query_row(params![account.0, message.0], |row| {
@@ -241,8 +241,8 @@ impl Engine {
                     row.get(1)?,
                     row.get(2)?,
                     row.get(3)?,
-                    row.get(4)?,
-                    row.get(5)?,
+                    (row.get(4)?, row.get(5)?),
+                    row.get(6)?,
                 ))
             }))?;
         let Some((code, safe, known_buildings, kind, page, outgoing)) = row else {
@@ -252,7 +252,7 @@ impl Engine {
         let archived = self
             .accounts
             .get(&account)
-            .is_some_and(|own| page <= own.archive.safe);
+            .is_some_and(|own| own.archive.holds(page));
         let (state, until) = if kind == read::IOU && !archived {
             let held = if state == State::Safe {
                 State::OneBuilding

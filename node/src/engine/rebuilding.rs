@@ -12,11 +12,11 @@ use pumasi_protocol::codec;
 use pumasi_protocol::crypto::{Secret, Signed};
 use pumasi_protocol::delivery::State;
 use pumasi_protocol::envelope::{
-    Body, Capability, Content, Encapsulation, Envelope, Payload, SealFor,
+    Body, Capability, CapabilityId, Content, Encapsulation, Envelope, Payload, SealFor,
 };
 use pumasi_protocol::identity::RootKeys;
 use pumasi_protocol::line::Entry;
-use pumasi_protocol::mailbox::Action;
+use pumasi_protocol::mailbox::{Action, IDS_MAX};
 use pumasi_protocol::record::CheckedRecord;
 use pumasi_protocol::seal;
 use pumasi_protocol::types::{AccountId, EnvelopeId, Hash, MessageId, Time};
@@ -24,6 +24,7 @@ use rusqlite::params;
 
 use super::contacts::{Contact, ContactSecrets};
 use super::outgoing::{CONTENT, NewMessage};
+use super::segmenting::{DELETED_CONTACT, DELETED_INVITATION, DELETED_MESSAGE};
 use super::types::Own;
 use super::{Engine, blob};
 use crate::error::Result;
@@ -41,12 +42,32 @@ pub(super) struct Model {
     contacts: BTreeMap<AccountId, ArchivedContact>,
     removed: BTreeSet<AccountId>,
     invitations: BTreeMap<[u8; 16], (Granted, Option<String>, Time)>,
-    texts: BTreeMap<MessageId, (ArchivedText, Content)>,
-    pub(super) entries: BTreeMap<Hash, (Signed<Entry>, Entry, u64, Option<Call>)>,
+    texts: BTreeMap<MessageId, FoundText>,
+    pub(super) entries: BTreeMap<Hash, FoundEntry>,
     marks: BTreeMap<MessageId, Mark>,
     deleted: BTreeSet<MessageId>,
+    ended: BTreeSet<[u8; 16]>,
     /// What could not be read, in sentences.
     missing: Vec<String>,
+}
+
+/// A text as an archive page has it.
+struct FoundText {
+    text: ArchivedText,
+    content: Content,
+    /// Volume and page.
+    place: (u64, u64),
+}
+
+/// A line entry as an archive page has it.
+pub(super) struct FoundEntry {
+    pub(super) signed: Signed<Entry>,
+    pub(super) entry: Entry,
+    /// Epoch of the device that signed it.
+    pub(super) epoch: u64,
+    pub(super) call: Option<Call>,
+    /// Volume and page.
+    pub(super) place: (u64, u64),
 }
 
 impl Model {
@@ -58,7 +79,7 @@ impl Model {
 
     /// Takes a record in. Records come in the order in which they were written; a segment may tell
     /// again what is known.
-    fn take(&mut self, record: Record) {
+    fn take(&mut self, record: Record, place: (u64, u64)) {
         match record {
             Record::Contact(contact) => {
                 let Ok(record) = CheckedRecord::check(contact.record.clone()) else {
@@ -70,8 +91,8 @@ impl Model {
             Record::ContactRemoved(contact) => {
                 self.contacts.remove(&contact);
                 self.removed.insert(contact);
-                self.texts.retain(|_, (_, content)| {
-                    content.sender != contact && content.recipient != contact
+                self.texts.retain(|_, found| {
+                    found.content.sender != contact && found.content.recipient != contact
                 });
             }
             Record::Invitation {
@@ -84,6 +105,7 @@ impl Model {
             }
             Record::InvitationEnded(capability) => {
                 self.invitations.remove(&capability.0);
+                self.ended.insert(capability.0);
             }
             Record::Text(text) => {
                 let id = Content::id_of(&text.content);
@@ -91,14 +113,29 @@ impl Model {
                     self.mark(id, mark);
                 }
                 if let Ok(content) = codec::decode::<Content>(&text.content) {
-                    self.texts.entry(id).or_insert((*text, content));
+                    let text = *text;
+                    self.texts.insert(
+                        id,
+                        FoundText {
+                            text,
+                            content,
+                            place,
+                        },
+                    );
                 }
             }
             Record::Entry { entry, epoch, call } => {
                 if let Ok(fields) = entry.unverified() {
-                    self.entries
-                        .entry(entry.hash())
-                        .or_insert((*entry, fields, epoch, call));
+                    self.entries.insert(
+                        entry.hash(),
+                        FoundEntry {
+                            signed: *entry,
+                            entry: fields,
+                            epoch,
+                            call,
+                            place,
+                        },
+                    );
                 }
             }
             Record::Marks { mark, messages } => {
@@ -148,12 +185,7 @@ impl Engine {
         self.archive(account, Record::Name(name.clone()));
         self.rebuild_contacts(account, &model)?;
         self.rebuild_texts(account, &model)?;
-        for message in &model.deleted {
-            self.remember_deleted(account, &message.0, 0)?;
-        }
-        for contact in &model.removed {
-            self.remember_deleted(account, &contact.0, 0)?;
-        }
+        self.archive_again(account, &model)?;
         let lines = self.rebuild_lines(account, &mut model, complete)?;
         let unopened = self.open_by_phrase(account, &restoring.root)?;
         if unopened > 0 {
@@ -274,7 +306,12 @@ impl Engine {
             numbers.insert(page.number);
             runs.extend(page.replaces.filter(|run| run.epoch == volume.epoch));
             match open(&page, &keys) {
-                Ok(records) => records.into_iter().for_each(|record| model.take(record)),
+                Ok(records) => {
+                    let place = (volume.epoch, page.number);
+                    for record in records {
+                        model.take(record, place);
+                    }
+                }
                 Err(error) => {
                     unreadable += 1;
                     tracing::warn!(page = page.number, %error, "an archive page cannot be read");
@@ -401,11 +438,13 @@ impl Engine {
         let mut texts: Vec<(u64, u64, Time, MessageId, &Content)> = model
             .texts
             .iter()
-            .filter(|(_, (_, content))| content.sender == contact || content.recipient == contact)
-            .filter_map(|(id, (text, content))| match &content.body {
+            .filter(|(_, found)| {
+                found.content.sender == contact || found.content.recipient == contact
+            })
+            .filter_map(|(id, found)| match &found.content.body {
                 Body::Text {
                     epoch, sequence, ..
-                } => Some((*epoch, *sequence, text.shown, *id, content)),
+                } => Some((*epoch, *sequence, found.text.shown, *id, &found.content)),
                 _ => None,
             })
             .collect();
@@ -428,7 +467,12 @@ impl Engine {
     }
 
     fn rebuild_texts(&mut self, account: AccountId, model: &Model) -> Result<()> {
-        for (id, (text, content)) in &model.texts {
+        for (id, found) in &model.texts {
+            let FoundText {
+                text,
+                content,
+                place,
+            } = found;
             let outgoing = content.sender == account;
             let contact = if outgoing {
                 content.recipient
@@ -452,7 +496,7 @@ impl Engine {
                 outgoing,
                 kind: read::TEXT,
                 epoch: *epoch,
-                page: 0,
+                page: *place,
                 sequence: *sequence,
                 time: text.shown,
                 content: &text.content,
@@ -472,6 +516,49 @@ impl Engine {
             if let Some(call) = &text.call {
                 self.restore_call(account, "message", call, &id.0)?;
             }
+        }
+        Ok(())
+    }
+
+    /// What the new device says again in its own volume: small, and then true wherever old volumes
+    /// are tidied away.
+    fn archive_again(&mut self, account: AccountId, model: &Model) -> Result<()> {
+        for (message, mark) in &model.marks {
+            let own_mark = model
+                .texts
+                .get(message)
+                .is_some_and(|found| found.text.mark == Some(*mark));
+            if !own_mark {
+                self.archive_mark(account, *mark, *message);
+            }
+        }
+        let deleted: Vec<MessageId> = model.deleted.iter().copied().collect();
+        for messages in deleted.chunks(IDS_MAX) {
+            let (_, page) = self.archive(account, Record::Deleted(messages.to_vec()));
+            for message in messages {
+                self.remember_deleted(account, &message.0, DELETED_MESSAGE, page)?;
+            }
+        }
+        for contact in &model.removed {
+            let (_, page) = self.archive(account, Record::ContactRemoved(*contact));
+            self.remember_deleted(account, &contact.0, DELETED_CONTACT, page)?;
+        }
+        for capability in &model.ended {
+            let record = Record::InvitationEnded(CapabilityId(*capability));
+            let (_, page) = self.archive(account, record);
+            self.remember_deleted(account, capability, DELETED_INVITATION, page)?;
+        }
+        for (granted, name, expires) in model.invitations.values() {
+            let record = Record::Invitation {
+                granted: granted.clone(),
+                name: name.clone(),
+                expires: *expires,
+            };
+            let (_, page) = self.archive(account, record);
+            self.db.execute(
+                "UPDATE invitations SET page = ?3 WHERE account = ?1 AND capability = ?2",
+                params![account.0, granted.capability.0, page],
+            )?;
         }
         Ok(())
     }
@@ -496,20 +583,6 @@ impl Engine {
                 result,
                 self.now.0
             ])?;
-        Ok(())
-    }
-
-    pub(super) fn remember_deleted(
-        &mut self,
-        account: AccountId,
-        id: &[u8; 32],
-        page: u64,
-    ) -> Result<()> {
-        self.db
-            .prepare_cached(
-                "INSERT OR REPLACE INTO deleted (account, message, page) VALUES (?1, ?2, ?3)",
-            )?
-            .execute(params![account.0, id, page])?;
         Ok(())
     }
 
@@ -628,19 +701,19 @@ impl Engine {
         let mut again: Vec<(Time, u64, MessageId, AccountId, Vec<u8>)> = model
             .texts
             .iter()
-            .filter(|(id, (_, content))| {
-                content.sender == account
+            .filter(|(id, found)| {
+                found.content.sender == account
                     && !model.deleted.contains(id)
-                    && model.contacts.contains_key(&content.recipient)
+                    && model.contacts.contains_key(&found.content.recipient)
                     && model.marks.get(id).copied() < Some(Mark::Delivered)
             })
-            .map(|(id, (text, content))| {
+            .map(|(id, found)| {
                 (
-                    content.time,
+                    found.content.time,
                     0,
                     *id,
-                    content.recipient,
-                    text.content.0.clone(),
+                    found.content.recipient,
+                    found.text.content.0.clone(),
                 )
             })
             .collect();

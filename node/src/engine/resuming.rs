@@ -15,11 +15,12 @@ impl Engine {
         model: &mut Model,
         _complete: bool,
     ) -> Result<usize> {
-        self.step.quiet = true;
         let mut lines = std::collections::BTreeSet::new();
         let mut entries: Vec<_> = std::mem::take(&mut model.entries).into_iter().collect();
-        entries.sort_by_key(|(_, (_, entry, epoch, _))| (*epoch, entry.sequence));
-        for (hash, (signed, entry, _, _)) in entries {
+        entries.sort_by_key(|(_, found)| (found.epoch, found.entry.sequence));
+        for (hash, found) in entries {
+            let (signed, entry) = (&found.signed, &found.entry);
+            self.step.quiet = Some(found.place);
             let contact = if entry.author == account {
                 entry.counterparty
             } else {
@@ -32,12 +33,13 @@ impl Engine {
                 continue;
             }
             lines.insert(entry.line);
-            self.try_entry(account, &entry, &signed, hash, None)?;
+            self.try_entry(account, entry, signed, hash, None)?;
         }
+        self.step.quiet = Some((0, 0));
         for line in &lines {
             self.try_waiting(account, *line)?;
         }
-        self.step.quiet = false;
+        self.step.quiet = None;
         let count: Vec<LineId> = lines.into_iter().collect();
         Ok(count.len())
     }

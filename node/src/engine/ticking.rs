@@ -42,6 +42,7 @@ impl Engine {
             self.put_locators()?;
         }
         self.tick_archive()?;
+        self.tick_segments()?;
         self.tick_level()?;
         self.tick_restore()?;
         if self.due.bootstrap <= now {

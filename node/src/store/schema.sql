@@ -43,6 +43,7 @@ CREATE TABLE contacts (
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX contacts_name ON contacts (account, name);
 CREATE INDEX contacts_by_contact ON contacts (contact);
+CREATE INDEX contacts_page ON contacts (account, page);
 
 -- What changes with every message: apart from the rest of a contact, which is ten times as large.
 CREATE TABLE conversations (
@@ -83,15 +84,16 @@ CREATE TABLE messages (
   safe_until INTEGER,
   gap        INTEGER NOT NULL DEFAULT 0,
   envelope   BLOB,                   -- received: the envelope that brought it
-  page       INTEGER NOT NULL DEFAULT 0, -- where it was archived; 0: by an earlier device
-  marked     INTEGER NOT NULL DEFAULT 0, -- where its last mark was archived
+  volume     INTEGER NOT NULL DEFAULT 0, -- of the archive: epoch of the device that wrote the page
+  page       INTEGER NOT NULL DEFAULT 0, -- of that volume
+  marked     INTEGER NOT NULL DEFAULT 0, -- page of the own volume that has its last mark
   UNIQUE (account, message)
 ) STRICT;
 CREATE INDEX messages_shown ON messages (account, contact, time, sequence, message);
 CREATE INDEX messages_sequence ON messages (account, contact, outgoing, epoch, sequence) WHERE kind = 0;
-CREATE INDEX messages_page ON messages (account, page);
+CREATE INDEX messages_page ON messages (account, volume, page);
 CREATE INDEX messages_marked ON messages (account, marked) WHERE marked > 0;
-CREATE INDEX messages_unsafe ON messages (account, page) WHERE kind = 1 AND safe = 0;
+CREATE INDEX messages_unsafe ON messages (account, volume, page) WHERE kind = 1 AND safe = 0;
 CREATE INDEX messages_unread ON messages (account, contact) WHERE outgoing = 0 AND state < 4;
 CREATE INDEX messages_waiting ON messages (account, contact) WHERE outgoing = 1 AND safe = 0;
 CREATE INDEX messages_payment ON messages (account, payment) WHERE payment IS NOT NULL;
@@ -99,10 +101,12 @@ CREATE INDEX messages_payment ON messages (account, payment) WHERE payment IS NO
 -- What was deleted: not shown again, whatever else is found.
 CREATE TABLE deleted (
   account BLOB NOT NULL,
-  message BLOB NOT NULL,             -- or a removed contact
-  page    INTEGER NOT NULL,
-  PRIMARY KEY (account, message)
+  id      BLOB NOT NULL,
+  kind    INTEGER NOT NULL,          -- 0: message, 1: contact, 2: invitation
+  page    INTEGER NOT NULL,          -- of the own volume
+  PRIMARY KEY (account, id)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX deleted_page ON deleted (account, page);
 
 -- Contents that people do not see (Hello, Welcome, ...) and that were acted on: sealed again, they
 -- may come in several envelopes.
@@ -293,12 +297,13 @@ CREATE TABLE entries (
   sequence INTEGER NOT NULL,
   bytes    BLOB NOT NULL,            -- Signed<Entry>
   epoch    INTEGER NOT NULL,         -- of the device that signed it
-  page     INTEGER NOT NULL DEFAULT 0, -- where it was archived; 0: by an earlier device
+  volume   INTEGER NOT NULL DEFAULT 0, -- of the archive, and its page
+  page     INTEGER NOT NULL DEFAULT 0,
   applied  BLOB,                     -- line::EntryRecord; absent while entries before it are missing
   UNIQUE (account, hash)
 ) STRICT;
 CREATE INDEX entries_place ON entries (account, chain, sequence);
-CREATE INDEX entries_page ON entries (account, page);
+CREATE INDEX entries_page ON entries (account, volume, page);
 CREATE INDEX entries_waiting ON entries (account, line) WHERE applied IS NULL;
 CREATE TABLE ious (
   account  BLOB NOT NULL,

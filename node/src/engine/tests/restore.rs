@@ -238,3 +238,54 @@ fn wrong_words_are_refused_and_unknown_ones_find_nobody() {
     );
     assert!(read::find_contact(&net.members[0].engine.db, &ids[0], "nobody").is_err());
 }
+
+#[test]
+fn a_long_archive_is_put_together_and_restores_the_same() {
+    let (mut net, ids) = five(109);
+    net.meet((0, ids[0]), (1, ids[1]));
+    for number in 0..650 {
+        net.send((0, ids[0]), ids[1], &format!("there {number}"));
+        net.send((1, ids[1]), ids[0], &format!("back {number}"));
+        net.run(10);
+    }
+    net.until("old pages were put together", 60, |net| {
+        let pages: u64 = net.members[0]
+            .engine
+            .db
+            .query_row(
+                "SELECT count(*) FROM pages WHERE mailbox = ?1 AND hidden IS NULL",
+                [ids[0].0],
+                |row| row.get(0),
+            )
+            .unwrap();
+        pages < 1_001
+    });
+    net.run(10_000);
+    let before: Vec<_> = texts(&net, 0, ids[0], ids[1]);
+    assert_eq!(before.len(), 1_300);
+    net.burn(0);
+    let view = net.restore(4, ids[0]);
+    let report = view.report.expect("a report");
+    assert!(report.complete && report.missing.is_empty(), "{report:?}");
+    assert_eq!(report.sent_again, 0);
+    assert_eq!(texts(&net, 4, ids[0], ids[1]), before);
+}
+
+/// Texts in the order shown, with how far they have come.
+fn texts(net: &Net, node: usize, me: AccountId, other: AccountId) -> Vec<(String, String)> {
+    let mut list = Vec::new();
+    let mut page = crate::node::Page {
+        limit: 500,
+        ..crate::node::Page::default()
+    };
+    loop {
+        let some = read::messages(&net.members[node].engine.db, &me, &other, &page).unwrap();
+        let Some(first) = some.first() else { break };
+        page.before = Some(first.id.clone());
+        let shown = some
+            .iter()
+            .map(|message| (message.direction.clone(), message.text.clone()));
+        list.splice(0..0, shown);
+    }
+    list
+}
