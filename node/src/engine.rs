@@ -271,7 +271,7 @@ impl Engine {
     pub(crate) fn step(&mut self, inputs: Vec<Input>, now: Time) -> Result<Vec<Effect>> {
         self.now = self.now.max(now);
         self.step = Step::default();
-        self.db.execute_batch("BEGIN IMMEDIATE")?;
+        self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         for input in inputs {
             self.input(input)?;
         }
@@ -282,7 +282,7 @@ impl Engine {
                 "a call failed half-way; nothing was committed",
             ));
         }
-        self.db.execute_batch("COMMIT")?;
+        self.db.prepare_cached("COMMIT")?.execute([])?;
         let mut step = std::mem::take(&mut self.step);
         if step.events {
             step.effects.push(Effect::Events(self.last_event));

@@ -377,10 +377,11 @@ pub(crate) fn decline_reason(reason: DeclineReason) -> &'static str {
     }
 }
 
+// The index is named: left alone, SQLite looks through all IOUs of the account for each payment.
 const PAYMENT_COLUMNS: &str = "SELECT m.payment, m.contact, c.name, m.outgoing, m.content, m.time,
    m.state, m.safe, m.buildings, i.record, i.reason
  FROM messages m
- JOIN ious i ON i.account = m.account AND i.payment = m.payment
+ JOIN ious i INDEXED BY ious_payment ON i.account = m.account AND i.payment = m.payment
    AND i.debtor = CASE m.outgoing WHEN 1 THEN m.account ELSE m.contact END
  LEFT JOIN contacts c ON c.account = m.account AND c.contact = m.contact";
 
@@ -508,9 +509,9 @@ pub(crate) fn keeping(db: &Connection) -> Result<Vec<KeptView>> {
 
 /// Events after a sequence number, oldest first. Past retention: an error that names the oldest.
 pub(crate) fn events(db: &Connection, query: &crate::node::EventQuery) -> Result<Vec<EventView>> {
-    let oldest: u64 = db.query_row("SELECT coalesce(min(seq), 1) FROM events", [], |row| {
-        row.get(0)
-    })?;
+    let oldest: u64 = db
+        .prepare_cached("SELECT coalesce(min(seq), 1) FROM events")?
+        .query_row([], |row| row.get(0))?;
     if query.since + 1 < oldest {
         return Err(Error::not_found(format!(
             "events before {oldest} are past their retention: read again from there"
@@ -558,6 +559,23 @@ pub(crate) fn events(db: &Connection, query: &crate::node::EventQuery) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_payment_is_found_by_its_id_and_not_among_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = crate::store::open(directory.path()).unwrap();
+        let plan: Vec<String> = db
+            .prepare(&format!(
+                "EXPLAIN QUERY PLAN {PAYMENT_COLUMNS} WHERE m.account = ?1 AND m.payment = ?2"
+            ))
+            .unwrap()
+            .query_map(params![[1_u8; 32], [2_u8; 32]], |row| row.get(3))
+            .unwrap()
+            .collect::<rusqlite::Result<_>>()
+            .unwrap();
+        let by_payment = |step: &&String| step.contains("payment=?");
+        assert_eq!(plan.iter().filter(by_payment).count(), 2, "{plan:?}");
+    }
 
     #[test]
     fn times_are_rfc3339_with_milliseconds() {

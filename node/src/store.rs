@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -130,8 +131,16 @@ pub(crate) fn open(directory: &Path) -> Result<Connection> {
     Ok(db)
 }
 
+/// Prepared statements stay prepared: otherwise SQLite plans those again, at every use, whose plan
+/// could depend on what is bound (here: whether a partial index serves).
+fn keep_plans(db: &Connection) -> rusqlite::Result<()> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
+}
+
 fn settings(db: &Connection) -> rusqlite::Result<()> {
     db.set_prepared_statement_cache_capacity(256);
+    keep_plans(db)?;
     db.execute_batch(
         "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
@@ -155,6 +164,7 @@ pub(crate) fn open_reader(directory: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(database(directory), flags)?;
     db.set_prepared_statement_cache_capacity(64);
+    keep_plans(&db)?;
     db.execute_batch(
         "PRAGMA query_only = ON; PRAGMA trusted_schema = OFF; PRAGMA mmap_size = 0;
          PRAGMA busy_timeout = 5000; PRAGMA cache_size = -2048;",

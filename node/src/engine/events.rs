@@ -55,10 +55,8 @@ impl Engine {
         let least = self.last_event.saturating_sub(EVENTS_MAX);
         self.db
             .prepare_cached(
-                "DELETE FROM events WHERE seq IN (
-                   SELECT seq FROM events WHERE seq <= ?2
-                     OR (time < ?1 AND seq <= (SELECT min(seq) FROM events) + 1000)
-                   ORDER BY seq LIMIT 1000)",
+                "DELETE FROM events WHERE seq < (SELECT min(seq) FROM events) + 1000
+                   AND (seq <= ?2 OR time < ?1)",
             )?
             .execute(params![oldest, least])?;
         Ok(())

@@ -502,6 +502,7 @@ impl Engine {
                     return Ok(true);
                 }
                 let entry = self.known_contact(account, contact)?;
+                let mut may_fill = !entry.chat.holes().is_empty();
                 let at = Position {
                     id: message,
                     epoch,
@@ -514,6 +515,7 @@ impl Engine {
                         shown,
                     ),
                     Place::Late { shown } => {
+                        may_fill = true;
                         let stored = self
                             .db
                             .prepare_cached(
@@ -567,7 +569,9 @@ impl Engine {
                     gap,
                     envelope: Some(envelope),
                 })?;
-                self.fill_gap(account, contact, epoch, sequence)?;
+                if may_fill {
+                    self.fill_gap(account, contact, epoch, sequence)?;
+                }
                 let view = read::message(&self.db, &account, &message)?;
                 self.event(Some(account), "message.received", &view)?;
                 Ok(true)
