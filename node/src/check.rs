@@ -73,17 +73,6 @@ pub(crate) enum Arrival {
     Other(Frame),
 }
 
-impl Arrival {
-    /// Envelopes, or envelopes that receipts name; 1 for everything else.
-    pub(crate) fn items(&self) -> usize {
-        match self {
-            Self::Put { parcels, .. } => parcels.len(),
-            Self::Receipts(receipts) => receipts.iter().map(|(receipt, _)| receipt.ids.len()).sum(),
-            _ => 1,
-        }
-    }
-}
-
 /// Why a frame ends the session: the peer's fault, or a newer program.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {

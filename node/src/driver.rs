@@ -19,11 +19,6 @@ use crate::store::{self, DirectoryLock};
 pub(crate) const INPUTS: usize = 4_096;
 /// Inputs of one transaction at most: what is queued is committed together.
 const BATCH: usize = 256;
-/// A step with this many items was under load: before the next one the engine waits [`GATHER`], so
-/// that more share a commit. What writes little hears nothing of it.
-const CROWD: usize = 8;
-/// How long the engine gathers inputs under load.
-const GATHER: std::time::Duration = std::time::Duration::from_millis(1);
 /// Frames of one peer that wait to be checked.
 const UNCHECKED: usize = 256;
 /// How often time is told to the engine.
@@ -96,7 +91,6 @@ impl Worker {
     fn run(mut self, mut inputs: mpsc::Receiver<Message>) {
         let mut batch: Vec<Input> = Vec::new();
         let mut steps = 0_u32;
-        let mut crowded = false;
         let stopped = loop {
             // Frames to this node itself are next; otherwise wait for something to do.
             if batch.is_empty() {
@@ -105,9 +99,6 @@ impl Worker {
                     Some(Message::Stop(done)) => break Some(done),
                     None => break None,
                 }
-            }
-            if crowded {
-                std::thread::sleep(GATHER);
             }
             let mut stop = None;
             while batch.len() < BATCH {
@@ -120,7 +111,6 @@ impl Worker {
                     Err(_) => break,
                 }
             }
-            crowded = batch.iter().map(items).sum::<usize>() >= CROWD;
             let effects = match self
                 .engine
                 .step(std::mem::take(&mut batch), self.clock.now())
@@ -216,15 +206,6 @@ impl Worker {
             }
             Effect::Reply(_) | Effect::Events(_) => {}
         }
-    }
-}
-
-/// How much work an input brings: calls, envelopes, receipts.
-fn items(input: &Input) -> usize {
-    match input {
-        Input::Call(_) => 1,
-        Input::Frame(_, arrival) => arrival.items(),
-        _ => 0,
     }
 }
 

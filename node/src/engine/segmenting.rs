@@ -51,21 +51,21 @@ impl Engine {
             .collect();
         for account in due {
             if self.is_level(&account) {
-                self.put_together(account)?;
+                self.put_together(account, RECENT)?;
             }
         }
         Ok(())
     }
 
-    /// One segment out of the oldest pages that are safe.
-    fn put_together(&mut self, account: AccountId) -> Result<()> {
+    /// One segment out of the oldest pages that are safe, but for so many of the latest.
+    pub(super) fn put_together(&mut self, account: AccountId, recent: u64) -> Result<()> {
         let own = self.own(&account)?;
         let (volume, safe, last) = (
             own.archive.volume.epoch,
             own.archive.safe,
             own.archive.last(),
         );
-        let newest = safe.min(last.saturating_sub(RECENT));
+        let newest = safe.min(last.saturating_sub(recent));
         let pages: Vec<(u64, u64, usize)> = self
             .db
             .prepare_cached(

@@ -362,10 +362,15 @@ fn a_short_text_costs_less_than_nine_hundred_bytes_per_copy() {
     }
     net.run(5_000);
     // Only what one text costs: no comparisons fall into 100 ms.
-    let before = net.bytes;
+    let (before, archived) = (net.bytes, net.archive_bytes);
     net.send((0, ids[0]), ids[1], &text);
     net.run(100);
     let copies = 4;
     let each = (net.bytes - before) / copies;
     assert!(each <= 1_100, "{each} bytes per copy");
+    let archived = (net.archive_bytes - archived) / 3;
+    assert!(
+        archived <= 1_100,
+        "{archived} bytes of archive per keeper, both ends"
+    );
 }
