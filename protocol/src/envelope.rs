@@ -5,14 +5,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, Bytes, Wire};
 use crate::crypto::{self, Secret, Signable, Signed};
-use crate::line::Entry;
+use crate::line::{Adopted, Entry};
 use crate::record::{AccountRecord, KeyBundle, RecordVersion};
-use crate::types::{AccountId, EnvelopeId, Hash, MessageId, Time};
+use crate::types::{AccountId, EnvelopeId, Hash, LineId, MessageId, Time};
 
 /// Longest envelope in bytes.
 pub const ENVELOPE_MAX: usize = 64 * 1024;
 /// Longest text in bytes: what fits an envelope beside everything else in it.
 pub const TEXT_MAX: usize = 60 * 1024;
+/// Runs of entries that one [`Body::LineView`] asks for at most.
+pub const WANTS_MAX: usize = 64;
 /// Predecessors that a message names at most.
 pub const HEADS_MAX: usize = 3;
 /// Suite: Olm double ratchet (vodozemac), HPKE X-Wing / HKDF-SHA256 / ChaCha20-Poly1305 seal keys,
@@ -257,6 +259,28 @@ pub enum Body {
         /// Last missing sequence, at most 256 after the first.
         last: u64,
     },
+    /// The answer to the recipient's `Resume` on a line: how far its chains are known here, and which of
+    /// its entries are missing.
+    LineView {
+        /// Which line.
+        line: LineId,
+        /// The ends of the recipient's chains as they are known here, at most
+        /// [`crate::line::MAX_ADOPTED`].
+        yours: Vec<Adopted>,
+        /// Entries of the recipient's that are named and not here, at most [`WANTS_MAX`].
+        wants: Vec<Wanted>,
+    },
+}
+
+/// Entries of one of the recipient's chains on a line, from one sequence to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Hash of the certificate of the device that signed them.
+    pub certificate: Hash,
+    /// The first, from 1.
+    pub from: u64,
+    /// The last.
+    pub to: u64,
 }
 
 /// A content with the commitment to the key that it is sealed under; this is what the device signs.
@@ -291,16 +315,36 @@ pub enum Payload {
     Letter {
         /// Epoch of the sender's device.
         epoch: u64,
+        /// The sender's record, until the recipient is known to know the device.
+        record: Option<Box<Signed<AccountRecord>>>,
         /// The letter, signed by that device.
         letter: Signed<Letter>,
     },
     /// A line entry. Its own signature serves; it binds sender, recipient and line itself.
     Entry {
-        /// Epoch of the author's device.
+        /// Epoch of the sender's device.
         epoch: u64,
+        /// The sender's record, until the recipient is known to know the device.
+        record: Option<Box<Signed<AccountRecord>>>,
         /// The entry, signed by that device.
         entry: Signed<Entry>,
     },
+}
+
+impl Payload {
+    /// The sender's record, where it came along.
+    #[must_use]
+    pub fn record(&self) -> Option<&Signed<AccountRecord>> {
+        let (Self::Letter { record, .. } | Self::Entry { record, .. }) = self;
+        record.as_deref()
+    }
+
+    /// The same without the record; `None` where there is none.
+    #[must_use]
+    pub fn without_record(mut self) -> Option<Self> {
+        let (Self::Letter { record, .. } | Self::Entry { record, .. }) = &mut self;
+        record.take().map(|_| self)
+    }
 }
 
 impl Wire for Payload {

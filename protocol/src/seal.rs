@@ -398,6 +398,7 @@ mod tests {
         let device = SigningKey::from_seed(&[4; 32]);
         Payload::Letter {
             epoch: 1_795_000_000,
+            record: None,
             letter: Signed::sign(&letter, &device),
         }
     }

@@ -1,7 +1,7 @@
 //! Contacts: meeting by invitation, records, names, blocking. The sealing state of a contact is kept
 //! with it, because both change together.
 
-use pumasi_protocol::archive::{FORMER_MAX, Granted, Record};
+use pumasi_protocol::archive::{CheckedVolume, FORMER_MAX, Granted, Record};
 use pumasi_protocol::chat::Chat;
 use pumasi_protocol::codec::{self, Wire};
 use pumasi_protocol::crypto::{Secret, Signed};
@@ -11,7 +11,7 @@ use pumasi_protocol::invitation::{DAYS, Invitation};
 use pumasi_protocol::mailbox::Action;
 use pumasi_protocol::record::{CheckedRecord, KEEPERS, KeyBundle};
 use pumasi_protocol::seal::SealKey;
-use pumasi_protocol::types::{AccountId, DAY, Hash, Time};
+use pumasi_protocol::types::{AccountId, DAY, DeviceKey, Hash, Time};
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +66,8 @@ pub(super) struct Contact {
     pub(super) secrets: ContactSecrets,
     pub(super) chat: Chat,
     pub(super) sessions: PeerSessions,
+    /// Epoch of the own device that it is known to know.
+    pub(super) introduced: u64,
     /// Certificates of its earlier devices, oldest first.
     pub(super) former: Vec<Signed<DeviceCertificate>>,
     pub(super) verified: bool,
@@ -127,12 +129,13 @@ impl Engine {
             blocked: bool,
             added: u64,
             former: Vec<u8>,
+            introduced: u64,
         }
         let row = one(self
             .db
             .prepare_cached(
                 "SELECT c.name, c.active, c.record, c.keys, c.secrets, t.chat, t.sessions,
-                   c.verified, c.blocked, c.added, c.former
+                   c.verified, c.blocked, c.added, c.former, c.introduced
                  FROM contacts c JOIN conversations t USING (account, contact)
                  WHERE c.account = ?1 AND c.contact = ?2",
             )?
@@ -149,6 +152,7 @@ impl Engine {
                     blocked: row.get(8)?,
                     added: row.get(9)?,
                     former: row.get(10)?,
+                    introduced: row.get(11)?,
                 })
             }))?;
         let Some(row) = row else { return Ok(None) };
@@ -186,6 +190,7 @@ impl Engine {
             secrets: codec::decode(&secrets).map_err(|_| damaged("the capabilities"))?,
             chat: codec::decode(&row.chat).map_err(|_| damaged("the conversation"))?,
             sessions,
+            introduced: row.introduced,
             former: codec::decode::<Former>(&row.former)
                 .map_err(|_| damaged("the earlier devices"))?
                 .0,
@@ -253,11 +258,11 @@ impl Engine {
             .prepare_cached(
                 "INSERT INTO contacts
                    (account, contact, name, active, record, keys, secrets, verified, blocked, added,
-                    former)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+                    former, introduced)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
                  ON CONFLICT (account, contact) DO UPDATE SET
                    name = ?3, active = ?4, record = ?5, keys = ?6, secrets = ?7, verified = ?8,
-                   blocked = ?9, former = ?11",
+                   blocked = ?9, former = ?11, introduced = ?12",
             )?
             .execute(params![
                 account.0,
@@ -270,7 +275,8 @@ impl Engine {
                 entry.verified,
                 entry.blocked,
                 entry.added.0,
-                codec::encode(&Former(entry.former.clone()))
+                codec::encode(&Former(entry.former.clone())),
+                entry.introduced
             ])?;
         self.store_conversation(account, contact)
     }
@@ -412,6 +418,7 @@ impl Engine {
             None => self.free_name(account, &record)?,
         };
         let granted = Capability(Secret(self.random()));
+        let epoch = self.own(account)?.record.certificate.epoch;
         let entry = Contact {
             id: contact,
             name,
@@ -427,6 +434,7 @@ impl Engine {
             },
             chat: Chat::default(),
             sessions: PeerSessions::empty(),
+            introduced: epoch,
             former: vec![],
             verified: false,
             blocked: false,
@@ -645,6 +653,7 @@ impl Engine {
             return Ok(false);
         };
         let fresh = Capability(Secret(self.random()));
+        let epoch = self.own(&account)?.record.certificate.epoch;
         if let Some(known) = self.contact(account, contact)? {
             if known.blocked {
                 return Ok(false);
@@ -696,6 +705,7 @@ impl Engine {
                 },
                 chat: Chat::default(),
                 sessions,
+                introduced: epoch,
                 former: vec![],
                 verified: false,
                 blocked: false,
@@ -771,6 +781,52 @@ impl Engine {
             )?;
         }
         Ok(())
+    }
+
+    /// The device of an account, own or a contact's, whose certificate has this hash: the one it has
+    /// now or an earlier one. With its epoch.
+    pub(super) fn device_of(
+        &mut self,
+        account: AccountId,
+        author: AccountId,
+        certificate: Hash,
+    ) -> Result<Option<(u64, DeviceKey)>> {
+        if author == account {
+            let own = self.own(&account)?;
+            if own.certificate() == certificate {
+                let now = &own.record.certificate;
+                return Ok(Some((now.epoch, now.device)));
+            }
+            return self.earlier_own_device(&account, certificate);
+        }
+        let contact = self.known_contact(account, author)?;
+        if contact.record.record.certificate.hash() == certificate {
+            let now = &contact.record.certificate;
+            return Ok(Some((now.epoch, now.device)));
+        }
+        let former = contact
+            .former
+            .iter()
+            .find(|former| former.hash() == certificate)
+            .and_then(|former| DeviceCertificate::open(former).ok())
+            .filter(|former| former.account == author);
+        Ok(former.map(|former| (former.epoch, former.device)))
+    }
+
+    /// An earlier device of an own account, by the head of its archive volume.
+    fn earlier_own_device(
+        &self,
+        account: &AccountId,
+        certificate: Hash,
+    ) -> Result<Option<(u64, DeviceKey)>> {
+        let bytes: Option<Vec<u8>> = one(self
+            .db
+            .prepare_cached("SELECT bytes FROM volumes WHERE mailbox = ?1 AND certificate = ?2")?
+            .query_row(params![account.0, certificate.0], |row| row.get(0)))?;
+        let volume = bytes
+            .and_then(|bytes| codec::decode(&bytes).ok())
+            .and_then(|signed| CheckedVolume::check(signed).ok());
+        Ok(volume.map(|volume| (volume.epoch, volume.device)))
     }
 
     /// A newer record of a contact: what is under way is sealed again for it.

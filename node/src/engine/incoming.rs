@@ -9,6 +9,7 @@ use pumasi_protocol::codec;
 use pumasi_protocol::crypto::{Secret, Signed};
 use pumasi_protocol::delivery::State;
 use pumasi_protocol::envelope::{Body, Content, Letter, Payload, SealFor, key_commitment};
+use pumasi_protocol::identity::DeviceCertificate;
 use pumasi_protocol::mailbox::{NotAdmitted, admit_shape};
 use pumasi_protocol::record::CheckedRecord;
 use pumasi_protocol::seal;
@@ -229,6 +230,18 @@ impl Engine {
             }
         };
         let capability = envelope.sealed.capability;
+        let known = self.contact(account, contact)?.is_some();
+        let new_sessions = match new_sessions {
+            Some(sessions) if known => {
+                // A contact's new device, if the record that came along says so.
+                self.record_along(account, contact, &payload)?;
+                let entry = self.known_contact(account, contact)?;
+                entry.sessions.adopt(sessions);
+                self.touch_conversation(account, contact);
+                None
+            }
+            other => other,
+        };
         if let Some(sessions) = new_sessions {
             // Someone whom we do not know: only a Hello under an invitation.
             let taken = match self.open_letter_of_stranger(account, contact, payload, &content_key)
@@ -366,6 +379,21 @@ impl Engine {
                 return Ok(Err("no such contact".into()));
             };
             let identity = match (&entry.keys, ratchet::sender_identity(&message)) {
+                (Some((_, bundle)), Some(identity)) if bundle.ratchet_identity != identity => {
+                    // Another device than the one known: whose it is, the payload must say.
+                    let mut sessions = PeerSessions::empty();
+                    let opened = sessions.decrypt(&mut own.ratchet, &identity, &message);
+                    return Ok(match opened {
+                        Ok(opened) => {
+                            self.step.dirty_ratchets.insert(account);
+                            let content_key = Secret(opened.content_key);
+                            seal::open_body(sealed, &content_key)
+                                .map(|payload| (payload, content_key, Some(sessions)))
+                                .map_err(|error| error.to_string())
+                        }
+                        Err(error) => Err(error.to_string()),
+                    });
+                }
                 (Some((_, bundle)), _) => bundle.ratchet_identity,
                 // Its keys were not fetched yet; the letter's signature still tells who wrote.
                 (None, Some(identity)) => identity,
@@ -436,6 +464,36 @@ impl Engine {
         Ok(rows > 0)
     }
 
+    /// The sender's record came along: it may have a new device. The sessions stay: this envelope was
+    /// opened with them.
+    fn record_along(
+        &mut self,
+        account: AccountId,
+        contact: AccountId,
+        payload: &Payload,
+    ) -> Result<()> {
+        let Some(record) = payload.record().cloned() else {
+            return Ok(());
+        };
+        let Ok(record) = CheckedRecord::check(record) else {
+            return Ok(());
+        };
+        if record.account() != contact {
+            return Ok(());
+        }
+        let entry = self.known_contact(account, contact)?;
+        if !record.replaces(&entry.record) {
+            return Ok(());
+        }
+        let sessions = std::mem::take(&mut entry.sessions);
+        self.hint(&record);
+        self.newer_record(account, record)?;
+        self.known_contact(account, contact)?
+            .sessions
+            .adopt(sessions);
+        Ok(())
+    }
+
     /// What an opened envelope says. False when it is refused: then it changes nothing.
     pub(super) fn take_payload(
         &mut self,
@@ -446,6 +504,7 @@ impl Engine {
         payload: Payload,
         content_key: &Secret,
     ) -> Result<bool> {
+        self.record_along(account, contact, &payload)?;
         let entry = self.known_contact(account, contact)?;
         if entry.blocked {
             return Ok(false);
@@ -456,9 +515,8 @@ impl Engine {
             }
             Payload::Letter { letter, .. } => {
                 let checked = check_letter(&letter, &entry.record, content_key, contact, account)
-                    .or_else(|| {
-                        newer_device(&letter, &entry.record, content_key, contact, account)
-                    });
+                    .or_else(|| newer_device(&letter, &entry.record, content_key, contact, account))
+                    .or_else(|| earlier_device(&letter, entry, content_key, account));
                 let Some(content) = checked else {
                     return Ok(false);
                 };
@@ -616,6 +674,10 @@ impl Engine {
                 }
                 Ok(true)
             }
+            Body::LineView { line, yours, wants } => {
+                self.line_answer(account, contact, line, &yours, &wants)?;
+                Ok(true)
+            }
             Body::Resend { epoch, first, last } => {
                 self.resend(account, contact, epoch, first, last)?;
                 Ok(true)
@@ -641,6 +703,31 @@ fn check_letter(
     }
     let content: Content = codec::decode(&letter.content).ok()?;
     (content.sender == sender && content.recipient == recipient).then_some(content)
+}
+
+/// The same where an earlier device of the sender wrote it: a text that waited in the mailbox while
+/// the sender was restored. Nothing else of such a device counts.
+fn earlier_device(
+    letter: &Signed<Letter>,
+    entry: &super::contacts::Contact,
+    content_key: &Secret,
+    recipient: AccountId,
+) -> Option<Content> {
+    let claimed = letter.unverified().ok()?;
+    let content: Content = codec::decode(&claimed.content).ok()?;
+    let Body::Text { epoch, .. } = &content.body else {
+        return None;
+    };
+    let device = entry
+        .former
+        .iter()
+        .filter_map(|certificate| DeviceCertificate::open(certificate).ok())
+        .find(|certificate| certificate.epoch == *epoch && certificate.account == entry.id)?;
+    letter.check(&device.device.0).ok()?;
+    let fits = claimed.key == key_commitment(content_key)
+        && content.sender == entry.id
+        && content.recipient == recipient;
+    fits.then_some(content)
 }
 
 /// The same where the sender has a newer device, whose record the content itself carries.

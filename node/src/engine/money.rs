@@ -98,8 +98,10 @@ impl Engine {
     }
 
     pub(super) fn stamp(&self, account: &AccountId) -> Result<Stamp> {
+        let own = self.own(account)?;
         Ok(Stamp {
-            certificate: self.own(account)?.certificate(),
+            certificate: own.certificate(),
+            epoch: own.record.certificate.epoch,
             now: self.now,
         })
     }
@@ -119,7 +121,9 @@ impl Engine {
         let stamp = self.stamp(account)?;
         let id = self.line_with(*account, contact, unit)?;
         let line = self.known_line(*account, id)?;
-        if line.view().limit_given == amount && !line.heads(*account).is_empty() {
+        // On a frozen line the same limit again is what lets it go on.
+        let view = line.view();
+        if view.limit_given == amount && !view.frozen && !line.heads(*account).is_empty() {
             return self.line_view(account, id);
         }
         let entry = line.propose_limit(stamp, amount).map_err(refused)?;
@@ -232,7 +236,21 @@ impl Engine {
             return Ok(Known::default());
         };
         let needs = line.needs(entry);
-        let mut known = Known::default();
+        let mut known = Known {
+            epoch: self.epoch_of(account, entry)?,
+            ..Known::default()
+        };
+        for hash in needs.adopted {
+            let applied: Option<bool> = one(self
+                .db
+                .prepare_cached(
+                    "SELECT applied IS NOT NULL FROM entries WHERE account = ?1 AND hash = ?2",
+                )?
+                .query_row(params![account.0, hash.0], |row| row.get(0)))?;
+            if applied == Some(true) {
+                known.adopted.insert(hash);
+            }
+        }
         for id in needs.ious {
             if let Some(record) = self.iou(account, entry.line, needs.debtor, id)? {
                 known.ious.insert(id, record);
@@ -416,21 +434,8 @@ impl Engine {
 
     /// Epoch of the device that signed an entry; 0 where it is not known.
     fn epoch_of(&mut self, account: AccountId, entry: &Entry) -> Result<u64> {
-        let own = self.own(&account)?;
-        if entry.author == account {
-            return Ok(own.record.certificate.epoch);
-        }
-        let contact = self.known_contact(account, entry.author)?;
-        if entry.certificate == contact.record.record.certificate.hash() {
-            return Ok(contact.record.certificate.epoch);
-        }
-        let former = contact
-            .former
-            .iter()
-            .find(|certificate| certificate.hash() == entry.certificate);
-        Ok(former
-            .and_then(|certificate| certificate.unverified().ok())
-            .map_or(0, |certificate| certificate.epoch))
+        let device = self.device_of(account, entry.author, entry.certificate)?;
+        Ok(device.map_or(0, |(epoch, _)| epoch))
     }
 
     /// An IOU as people see it, in the chat and in the list of payments.
@@ -480,16 +485,23 @@ impl Engine {
         signed: Signed<Entry>,
     ) -> Result<bool> {
         let hash = signed.hash();
-        let entry = self.known_contact(account, contact)?;
-        let certificate = entry.record.record.certificate.hash();
-        let device = entry.record.device();
+        let Ok(claimed) = signed.unverified() else {
+            return Ok(false);
+        };
+        let parties = (claimed.author, claimed.counterparty);
+        // One's own entries come back from the other side after a restore.
+        if parties != (contact, account) && parties != (account, contact) {
+            return Ok(false);
+        }
+        let Some((_, device)) = self.device_of(account, claimed.author, claimed.certificate)?
+        else {
+            tracing::info!(author = %claimed.author, "an entry by a device that is not known");
+            return Ok(false);
+        };
         let Ok(entry) = signed.open(&device.0) else {
             return Ok(false);
         };
-        if entry.author != contact || entry.counterparty != account || entry.check().is_err() {
-            return Ok(false);
-        }
-        if entry.certificate != certificate {
+        if entry.check().is_err() {
             return Ok(false);
         }
         let id = match self.line_with(account, contact, entry.unit.clone()) {
@@ -505,6 +517,7 @@ impl Engine {
             return Ok(false);
         }
         self.try_waiting(account, id)?;
+        self.after_entry(account, contact, &entry)?;
         Ok(true)
     }
 
@@ -527,11 +540,7 @@ impl Engine {
                 Ok(true)
             }
             Err(EntryFault::Duplicate) => Ok(true),
-            Err(
-                fault @ (EntryFault::Gap { .. }
-                | EntryFault::Full { .. }
-                | EntryFault::OtherDevice { .. }),
-            ) => {
+            Err(fault @ (EntryFault::Gap { .. } | EntryFault::Full { .. })) => {
                 tracing::debug!(%fault, "an entry waits");
                 let waiting: u64 = self
                     .db
@@ -689,9 +698,12 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::Closing { available, .. } => {
             Error::new(ErrorKind::LineStopped, message).with("available", available.to_string())
         }
-        Refusal::Frozen | Refusal::OtherDevice | Refusal::Exhausted => {
-            Error::new(ErrorKind::LineStopped, message)
-        }
+        Refusal::Frozen
+        | Refusal::Resume
+        | Refusal::Waiting
+        | Refusal::Replaced
+        | Refusal::TooManyDevices
+        | Refusal::Exhausted => Error::new(ErrorKind::LineStopped, message),
         Refusal::TooManyHeld => Error::new(ErrorKind::Busy, message),
         Refusal::PurposeTooLong { .. } => Error::new(ErrorKind::TooLarge, message),
         Refusal::SameAccount | Refusal::Zero | Refusal::Count { .. } => Error::invalid(message),
@@ -699,6 +711,7 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::AlreadySigned { .. }
         | Refusal::AboveMyLimit { .. }
         | Refusal::CloseStands
+        | Refusal::NothingToResume
         | Refusal::NotHeld { .. } => Error::new(ErrorKind::Refused, message),
     }
 }

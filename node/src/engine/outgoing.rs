@@ -269,8 +269,10 @@ impl Engine {
         }
         let content_key = Secret(self.random());
         let nonce = self.nonce();
+        let introduced = self.known_contact(account, contact)?.introduced;
         let own = self.own(&account)?;
         let epoch = own.record.certificate.epoch;
+        let record = (introduced != epoch).then(|| Box::new(own.record.signed.clone()));
         let damaged = || Error::new(ErrorKind::Storage, "a stored sending is damaged");
         let payload = if kind == CONTENT {
             let letter = Letter {
@@ -279,11 +281,13 @@ impl Engine {
             };
             Payload::Letter {
                 epoch,
+                record,
                 letter: Signed::sign(&letter, &own.device),
             }
         } else {
             Payload::Entry {
                 epoch,
+                record,
                 entry: codec::decode(&payload).map_err(|_| damaged())?,
             }
         };
@@ -318,7 +322,15 @@ impl Engine {
             ratchet_message: &ratchet_message,
             payload: &payload,
         };
-        let envelope = match seal::seal(&sealing) {
+        let sealed = seal::seal(&sealing).or_else(|error| {
+            // The longest texts leave no room for the record: without it, then.
+            let payload = payload.clone().without_record().ok_or(error)?;
+            seal::seal(&Sealing {
+                payload: &payload,
+                ..sealing
+            })
+        });
+        let envelope = match sealed {
             Ok(envelope) => envelope,
             Err(error) => {
                 // Texts and entries are bounded so that they fit; a record may have grown since.

@@ -173,6 +173,13 @@ impl Engine {
             if sending.contact != contact {
                 continue;
             }
+            let epoch = self.own(&sending.account)?.record.certificate.epoch;
+            let entry = self.known_contact(sending.account, contact)?;
+            if entry.introduced != epoch {
+                // It read something of this device, so it knows the device.
+                entry.introduced = epoch;
+                self.touch(sending.account, contact);
+            }
             let entry = self.known_contact(sending.account, contact)?;
             let home = entry.record.record.home.node;
             let (state, buildings, until) = sending.holders.prove(&entry.record);

@@ -71,7 +71,7 @@ pub(super) struct FoundEntry {
 }
 
 impl Model {
-    fn miss(&mut self, sentence: String) {
+    pub(super) fn miss(&mut self, sentence: String) {
         if self.missing.len() < MISSING_MAX {
             self.missing.push(sentence);
         }
@@ -193,6 +193,7 @@ impl Engine {
                 "{unopened} envelopes in the mailbox could not be opened, even with the words: their senders are asked again"
             ));
         }
+        self.resume_lines(account)?;
         let sent_again = self.go_on(account, &model)?;
         let sets = self.load_sets(&account)?;
         self.due.own_sets.insert(account, sets);
@@ -372,6 +373,7 @@ impl Engine {
                 },
                 chat: Chat::default(),
                 sessions: PeerSessions::empty(),
+                introduced: 0,
                 former: archived.former.clone(),
                 verified: archived.verified,
                 blocked: archived.blocked,

@@ -35,6 +35,7 @@ CREATE TABLE contacts (
   keys     BLOB,                     -- Signed<KeyBundle>, once fetched
   secrets  BLOB NOT NULL,            -- sealed: capabilities, today's seal keys
   former   BLOB NOT NULL,            -- certificates of its earlier devices
+  introduced INTEGER NOT NULL,       -- epoch of the own device that it is known to know
   verified INTEGER NOT NULL DEFAULT 0,
   blocked  INTEGER NOT NULL DEFAULT 0,
   added    INTEGER NOT NULL,

@@ -190,6 +190,7 @@ fn sealed_content(bytes: &[u8]) {
     };
     let payload = Payload::Letter {
         epoch: samples::EPOCH,
+        record: None,
         letter: HANA.by_device(&letter),
     };
     seal_and_open(&payload);

@@ -330,6 +330,7 @@ pub(crate) fn payloads() -> Vec<(&'static str, Payload)> {
             "letter",
             Payload::Letter {
                 epoch: EPOCH,
+                record: None,
                 letter: HANA.by_device(&letter()),
             },
         ),
@@ -337,6 +338,7 @@ pub(crate) fn payloads() -> Vec<(&'static str, Payload)> {
             "entry",
             Payload::Entry {
                 epoch: EPOCH,
+                record: None,
                 entry,
             },
         ),
