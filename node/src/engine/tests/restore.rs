@@ -296,3 +296,137 @@ fn texts(net: &Net, node: usize, me: AccountId, other: AccountId) -> Vec<(String
     }
     list
 }
+
+/// What each end of a line sees of it: balance, and both limits.
+fn line(net: &Net, node: usize, me: AccountId, other: AccountId) -> (i128, u64, u64) {
+    let engine = &net.members[node].engine;
+    let bytes: Vec<u8> = engine
+        .db
+        .query_row(
+            "SELECT state FROM lines WHERE account = ?1 AND contact = ?2",
+            [me.0, other.0],
+            |row| row.get(0),
+        )
+        .unwrap();
+    let line: pumasi_protocol::line::Line = pumasi_protocol::codec::decode(&bytes).unwrap();
+    let view = line.view();
+    (view.balance, view.limit_given.0, view.limit_received.0)
+}
+
+fn limit(net: &mut Net, node: usize, me: AccountId, other: AccountId, amount: u64) {
+    let (who, amount) = (other.to_string(), amount.to_string());
+    net.settle_level(node, me);
+    net.call(node, move |engine| engine.set_limit(&me, &who, "KRW", &amount))
+        .unwrap();
+}
+
+/// Both ends agree, and this is what the first one has.
+fn agreed(net: &Net, a: (usize, AccountId), b: (usize, AccountId)) -> Option<i128> {
+    let (here, there) = (line(net, a.0, a.1, b.1), line(net, b.0, b.1, a.1));
+    (here.0 == -there.0 && here.1 == there.2 && here.2 == there.1).then_some(here.0)
+}
+
+#[test]
+fn balances_come_back_and_payments_go_on() {
+    let (mut net, ids) = five(110);
+    let (a, b) = (ids[0], ids[1]);
+    net.meet((0, a), (1, b));
+    limit(&mut net, 0, a, b, 10_000);
+    limit(&mut net, 1, b, a, 10_000);
+    net.run(2_000);
+    net.pay((0, a), b, 3_000, "one").unwrap();
+    net.pay((1, b), a, 500, "two").unwrap();
+    net.run(5_000);
+    assert_eq!(agreed(&net, (0, a), (1, b)), Some(-2_500));
+    net.burn(0);
+    net.pay((1, b), a, 100, "while-away").unwrap();
+    net.run(2_000);
+    let view = net.restore(4, a);
+    let report = view.report.expect("a report");
+    assert!(report.complete && report.missing.is_empty(), "{report:?}");
+    assert_eq!(report.lines, 1);
+    net.until("both ends agree again", 30, |net| {
+        agreed(net, (4, a), (1, b)) == Some(-2_400)
+    });
+    // The same call again pays nothing more; a new one does.
+    net.pay((4, a), b, 3_000, "one").unwrap();
+    net.pay((4, a), b, 1_000, "three").unwrap();
+    net.pay((1, b), a, 50, "four").unwrap();
+    net.until("both ends agree", 30, |net| {
+        agreed(net, (4, a), (1, b)) == Some(-3_350)
+    });
+    net.run(10_000);
+    assert_eq!(agreed(&net, (4, a), (1, b)), Some(-3_350));
+}
+
+#[test]
+fn two_ends_that_both_burned_agree_again() {
+    let (mut net, ids) = Net::with(
+        111,
+        &[
+            ("hana", "pangyo"),
+            ("bora", "anyang"),
+            ("daon", "busan"),
+            ("gaon", "jeju"),
+            ("nari", "ulsan"),
+            ("miso", "sejong"),
+        ],
+    );
+    let (a, b) = (ids[0], ids[1]);
+    let spare = net.add("gwangju");
+    for other in 0..spare {
+        net.link(spare, other);
+    }
+    net.settle_keepers(3);
+    net.meet((0, a), (1, b));
+    limit(&mut net, 0, a, b, 10_000);
+    limit(&mut net, 1, b, a, 10_000);
+    net.run(2_000);
+    for number in 0..5 {
+        net.pay((0, a), b, 100, &format!("there-{number}")).unwrap();
+        net.pay((1, b), a, 30, &format!("back-{number}")).unwrap();
+        net.run(300);
+    }
+    net.run(5_000);
+    net.burn(0);
+    net.burn(1);
+    net.run(5_000);
+    let first = net.restore(spare, a);
+    assert_eq!(first.state, "done", "{first:?}");
+    // It does not wait for the other.
+    net.pay((spare, a), b, 1, "alone").unwrap();
+    net.run(3_000);
+    let second = net.restore(5, b);
+    assert_eq!(second.state, "done", "{second:?}");
+    net.until("both ends agree again", 60, |net| {
+        agreed(net, (spare, a), (5, b)) == Some(-351)
+    });
+}
+
+#[test]
+fn what_only_the_other_side_has_comes_back_from_it() {
+    let (mut net, ids) = five(112);
+    let (a, b) = (ids[0], ids[1]);
+    net.meet((0, a), (1, b));
+    limit(&mut net, 1, b, a, 10_000);
+    net.run(3_000);
+    // No keeper of the payer can be reached, but the payee can: the IOU is not safe, and accepted.
+    for other in 2..5 {
+        net.cut(0, other);
+    }
+    net.pay((0, a), b, 700, "not-safe").unwrap();
+    net.run(3_000);
+    net.burn(0);
+    for other in 2..5 {
+        net.mend(0, other);
+    }
+    let view = net.restore(4, a);
+    assert_eq!(view.state, "done", "{view:?}");
+    net.until("the debt is there again", 60, |net| {
+        agreed(net, (4, a), (1, b)) == Some(-700)
+    });
+    // A retry of the same payment has no second effect.
+    let again = net.pay((4, a), b, 700, "not-safe");
+    net.run(5_000);
+    assert_eq!(agreed(&net, (4, a), (1, b)), Some(-700), "{again:?}");
+}
