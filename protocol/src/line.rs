@@ -1,5 +1,5 @@
-//! The rules of money between two accounts: a line, as seen from one end. Two signed chains go in,
-//! balances and refusals come out. Not here: keys and signatures ([`crate::crypto`]), storage,
+//! The rules of money between two accounts: a line, as seen from one end. Signed chains, one per device
+//! of each end, go in, balances and refusals come out. Not here: keys and signatures ([`crate::crypto`]), storage,
 //! delivery, payments over several lines.
 //!
 //! Every entry, one's own too, takes the same way:
@@ -10,7 +10,7 @@
 //!    [`Line::apply`], and stores the line, in one transaction.
 //!
 //! The `propose_*` functions draft one's own entries, [`Line::answers_due`] says which answers to
-//! sign after entries of the other side. The state is the join of both chains: it depends on which
+//! sign after entries of the other side. The state is the join of all chains: it depends on which
 //! entries were applied, not on their order between the chains. `docs/ledger.md` has the rules.
 #![warn(
     clippy::arithmetic_side_effects,
@@ -19,17 +19,18 @@
     clippy::indexing_slicing
 )]
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Wire;
 use crate::types::{AccountId, Amount, Hash, LineId, PaymentId, Unit};
 
+mod chain;
 mod entry;
 mod propose;
 mod receive;
 mod record;
+mod resume;
+mod side;
 #[cfg(test)]
 #[allow(
     clippy::arithmetic_side_effects,
@@ -42,19 +43,23 @@ mod record;
 mod tests;
 
 pub use entry::{
-    DeclineReason, Entry, EquivocationProof, MAX_ACCEPT, MAX_PURPOSE, Malformed, NO_ENTRY,
-    Operation, ProofFault, Seen, chain_id, line_id,
+    Adopted, DeclineReason, Entry, EquivocationProof, MAX_ACCEPT, MAX_ADOPTED, MAX_PURPOSE,
+    Malformed, NO_ENTRY, Operation, ProofFault, Seen, chain_id, line_id,
 };
 pub use propose::{Answers, Refusal, Stamp};
 pub use receive::{EntryFault, Equivocation, Known, Needs, Received};
 pub use record::{EntryRecord, IouRecord, IouStatus};
+pub use resume::Span;
 
-use record::Terms;
+use resume::Restore;
+use side::Side;
 
 /// The most IOUs per direction that wait for an answer.
 pub const MAX_HELD: usize = 1_000;
 /// The most contradicting branches of one chain that are kept and count.
 pub const MAX_BRANCHES: usize = 8;
+/// The most devices of one account that are known on one line.
+pub const MAX_CHAINS: usize = 64;
 
 /// The state of one line, as seen from one end. Its size does not depend on its history: settled
 /// amounts are sums, and only IOUs that wait for an answer are listed.
@@ -66,70 +71,15 @@ pub struct Line {
     other: AccountId,
     mine: Side,
     theirs: Side,
+    /// Set for an account that was restored from its words.
+    restore: Option<Restore>,
 }
 
 impl Wire for Line {
     const NAME: &'static str = "the state of a line";
-    // 2 * MAX_HELD IOUs of at most 52 bytes, 2 * MAX_BRANCHES branches of at most 196, and 400 more.
-    const MAX: usize = 128 * 1024;
-}
-
-/// What one end has brought about: its chain, and its debts.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct Side {
-    chain: Option<Chain>,
-    /// Gross: all that this side's accepted IOUs came to. Only grows.
-    settled: u128,
-    /// Its IOUs that wait for an answer.
-    held: BTreeMap<PaymentId, Held>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Held {
-    amount: Amount,
-    sequence: u64,
-}
-
-/// The entries of one device on one line. An honest one has a single branch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Chain {
-    certificate: Hash,
-    branches: Vec<Branch>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Branch {
-    /// The branch it leaves; `None` when it begins with a first entry.
-    parent: Option<u8>,
-    /// The entry that its first one contradicts; `None` for the branch known first.
-    rival: Option<Hash>,
-    /// The sequence and the hash of its first entry.
-    from: u64,
-    first: Hash,
-    /// The sequence and the hash of its last entry.
-    sequence: u64,
-    tip: Hash,
-    terms: Terms,
-}
-
-impl Branch {
-    fn new(
-        parent: Option<u8>,
-        rival: Option<Hash>,
-        sequence: u64,
-        hash: Hash,
-        terms: Terms,
-    ) -> Self {
-        Self {
-            parent,
-            rival,
-            from: sequence,
-            first: hash,
-            sequence,
-            tip: hash,
-            terms,
-        }
-    }
+    // Per side MAX_HELD IOUs of at most 94 bytes, MAX_CHAINS chains of at most MAX_BRANCHES branches of
+    // 233 bytes, and as many named entries of 43; and 16 KiB more.
+    const MAX: usize = 2 * (MAX_HELD * 94 + MAX_CHAINS * MAX_BRANCHES * (233 + 43)) + 16 * 1024;
 }
 
 /// The end of a branch of a chain.
@@ -150,7 +100,7 @@ pub struct View {
     pub limit_given: Amount,
     /// How much the other side lets me owe.
     pub limit_received: Amount,
-    /// What I can pay now.
+    /// What I can pay now: 0 while the line is frozen or waits.
     pub available: Amount,
     /// All that my IOUs came to, gross.
     pub settled_out: u128,
@@ -162,6 +112,8 @@ pub struct View {
     pub held_in: u128,
     /// New debt is stopped: somebody signed two entries for one place.
     pub frozen: bool,
+    /// New debt of mine waits: the line is being brought level with the other side after a restore.
+    pub waiting: bool,
     /// My offer to close stands.
     pub closing_mine: bool,
     /// The other side's offer to close stands.
@@ -187,6 +139,7 @@ impl Line {
             other,
             mine: Side::default(),
             theirs: Side::default(),
+            restore: None,
         })
     }
 
@@ -224,9 +177,10 @@ impl Line {
             available: self.available(),
             settled_out: self.mine.settled,
             settled_in: self.theirs.settled,
-            held_out: sum_held(&self.mine),
-            held_in: sum_held(&self.theirs),
+            held_out: self.mine.sum_held(),
+            held_in: self.theirs.sum_held(),
             frozen: self.is_frozen(),
+            waiting: self.is_waiting(),
             closing_mine: self.mine.closing(),
             closing_theirs: self.theirs.closing(),
             closed: self.is_closed(),
@@ -241,10 +195,13 @@ impl Line {
         gross(self.theirs.settled).saturating_sub(gross(self.mine.settled))
     }
 
-    /// Whether new debt is stopped because one end signed two entries for one place.
+    /// Whether new debt is stopped because one end signed two entries for one place. It ends when that
+    /// end has a newer device, which begins with a `Resume`, and the other one has signed a limit after
+    /// having seen it.
     #[must_use]
     pub fn is_frozen(&self) -> bool {
-        self.mine.forked() || self.theirs.forked()
+        let fork = |side: &Side, account, other| side.open_fork(self.id, account, other).is_some();
+        fork(&self.mine, self.me, &self.theirs) || fork(&self.theirs, self.other, &self.mine)
     }
 
     /// Whether both ends have offered to close, each naming the other's last debt entry, and nothing
@@ -252,8 +209,8 @@ impl Line {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         !self.is_frozen()
-            && self.mine.close() == Some(self.theirs.last_debt())
-            && self.theirs.close() == Some(self.mine.last_debt())
+            && self.mine.offer() == Some(self.theirs.last_debt())
+            && self.theirs.offer() == Some(self.mine.last_debt())
             && self.mine.settled == self.theirs.settled
             && self.mine.held.is_empty()
             && self.theirs.held.is_empty()
@@ -266,39 +223,37 @@ impl Line {
         side.flat_map(|side| side.held.iter().map(|(id, held)| (*id, held.amount)))
     }
 
-    /// The ends of an author's chain, in order: none, one, or several when it contradicted itself.
+    /// The ends of an author's chains, in order: one per device, more where one contradicted itself.
     #[must_use]
     pub fn heads(&self, author: AccountId) -> Vec<Head> {
-        let chain = self.side(author).and_then(|side| side.chain.as_ref());
-        let branches = chain
-            .map(|chain| chain.branches.as_slice())
-            .unwrap_or_default();
-        let mut heads: Vec<_> = branches
-            .iter()
-            .map(|b| Head {
-                sequence: b.sequence,
-                hash: b.tip,
+        let ends = self.holds(author).into_iter();
+        let mut heads: Vec<_> = ends
+            .map(|end| Head {
+                sequence: end.sequence,
+                hash: end.hash,
             })
             .collect();
         heads.sort_unstable();
         heads
     }
 
-    /// The certificate of the device whose chain of this author is known, `None` before its first
+    /// The certificate of the newest device of this author that is known here, `None` before its first
     /// entry.
     #[must_use]
     pub fn certificate(&self, author: AccountId) -> Option<Hash> {
-        Some(self.side(author)?.chain.as_ref()?.certificate)
+        let (rank, _) = self.side(author)?.newest()?;
+        Some(rank.certificate)
     }
 
-    /// The evidence why the line is frozen: one pair of entries for each contradicting branch. Fetch
-    /// both by their hashes to make an [`EquivocationProof`].
+    /// The evidence that an end contradicted itself: one pair of entries for each contradicting branch.
+    /// Fetch both by their hashes to make an [`EquivocationProof`]. It stays when the line is no longer
+    /// frozen.
     #[must_use]
     pub fn evidence(&self) -> Vec<Equivocation> {
         let sides = [(self.me, &self.mine), (self.other, &self.theirs)];
         let chains = sides
             .into_iter()
-            .filter_map(|(author, s)| Some((author, s.chain.as_ref()?)));
+            .flat_map(|(author, side)| side.chains.values().map(move |chain| (author, chain)));
         chains
             .flat_map(|(author, chain)| {
                 chain.branches.iter().filter_map(move |branch| {
@@ -322,69 +277,4 @@ impl Line {
             None
         }
     }
-}
-
-impl Side {
-    fn branches(&self) -> &[Branch] {
-        self.chain
-            .as_ref()
-            .map(|chain| chain.branches.as_slice())
-            .unwrap_or_default()
-    }
-
-    fn forked(&self) -> bool {
-        self.branches().len() > 1
-    }
-
-    /// How much this side lets the other owe: of contradicting limits the lowest.
-    fn limit(&self) -> Amount {
-        self.branches()
-            .iter()
-            .map(|branch| branch.terms.limit)
-            .min()
-            .unwrap_or_default()
-    }
-
-    /// This side's last debt entry. A chain with branches has no single one, and cannot close.
-    fn last_debt(&self) -> Option<Hash> {
-        match self.branches() {
-            [only] => only.terms.last_debt,
-            _ => None,
-        }
-    }
-
-    /// The standing offer to close.
-    fn close(&self) -> Option<Option<Hash>> {
-        match self.branches() {
-            [only] => only.terms.close,
-            _ => None,
-        }
-    }
-
-    fn closing(&self) -> bool {
-        self.close().is_some()
-    }
-
-    /// Whether a sequence is at or before the first place where this side contradicted itself. Those
-    /// entries count; what comes after is new debt.
-    fn up_to_fork(&self, sequence: u64) -> bool {
-        let forks = self.branches().iter().skip(1).map(|branch| branch.from);
-        forks.min().is_some_and(|first| sequence <= first)
-    }
-}
-
-impl Chain {
-    /// The branch to go on with: the longest, of equal ones that with the lowest hash.
-    fn longest(&self) -> Option<&Branch> {
-        self.branches
-            .iter()
-            .min_by_key(|branch| (std::cmp::Reverse(branch.sequence), branch.tip))
-    }
-}
-
-fn sum_held(side: &Side) -> u128 {
-    // At most MAX_HELD times 2^64: it fits.
-    side.held.values().fold(0, |sum: u128, held| {
-        sum.saturating_add(u128::from(held.amount.0))
-    })
 }

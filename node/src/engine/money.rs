@@ -98,9 +98,20 @@ impl Engine {
     }
 
     pub(super) fn stamp(&self, account: &AccountId) -> Result<Stamp> {
+        let own = self.own(account)?;
         Ok(Stamp {
-            certificate: self.own(account)?.certificate(),
+            certificate: own.certificate(),
+            epoch: own.record.certificate.epoch,
             now: self.now,
+        })
+    }
+
+    /// The epoch of the device that an account uses now, an own one or a contact.
+    fn epoch(&mut self, account: AccountId, author: AccountId) -> Result<u64> {
+        Ok(if author == account {
+            self.own(&account)?.record.certificate.epoch
+        } else {
+            self.known_contact(account, author)?.record.certificate.epoch
         })
     }
 
@@ -119,7 +130,9 @@ impl Engine {
         let stamp = self.stamp(account)?;
         let id = self.line_with(*account, contact, unit)?;
         let line = self.known_line(*account, id)?;
-        if line.view().limit_given == amount && !line.heads(*account).is_empty() {
+        // On a frozen line the same limit again is what lets it go on.
+        let view = line.view();
+        if view.limit_given == amount && !view.frozen && !line.heads(*account).is_empty() {
             return self.line_view(account, id);
         }
         let entry = line.propose_limit(stamp, amount).map_err(refused)?;
@@ -232,7 +245,21 @@ impl Engine {
             return Ok(Known::default());
         };
         let needs = line.needs(entry);
-        let mut known = Known::default();
+        let mut known = Known {
+            epoch: self.epoch(account, entry.author)?,
+            ..Known::default()
+        };
+        for hash in needs.adopted {
+            let applied: Option<bool> = one(self
+                .db
+                .prepare_cached(
+                    "SELECT applied IS NOT NULL FROM entries WHERE account = ?1 AND hash = ?2",
+                )?
+                .query_row(params![account.0, hash.0], |row| row.get(0)))?;
+            if applied == Some(true) {
+                known.adopted.insert(hash);
+            }
+        }
         for id in needs.ious {
             if let Some(record) = self.iou(account, entry.line, needs.debtor, id)? {
                 known.ious.insert(id, record);
@@ -528,9 +555,7 @@ impl Engine {
             }
             Err(EntryFault::Duplicate) => Ok(true),
             Err(
-                fault @ (EntryFault::Gap { .. }
-                | EntryFault::Full { .. }
-                | EntryFault::OtherDevice { .. }),
+                fault @ (EntryFault::Gap { .. } | EntryFault::Full { .. }),
             ) => {
                 tracing::debug!(%fault, "an entry waits");
                 let waiting: u64 = self
@@ -689,9 +714,12 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::Closing { available, .. } => {
             Error::new(ErrorKind::LineStopped, message).with("available", available.to_string())
         }
-        Refusal::Frozen | Refusal::OtherDevice | Refusal::Exhausted => {
-            Error::new(ErrorKind::LineStopped, message)
-        }
+        Refusal::Frozen
+        | Refusal::Resume
+        | Refusal::Waiting
+        | Refusal::Replaced
+        | Refusal::TooManyDevices
+        | Refusal::Exhausted => Error::new(ErrorKind::LineStopped, message),
         Refusal::TooManyHeld => Error::new(ErrorKind::Busy, message),
         Refusal::PurposeTooLong { .. } => Error::new(ErrorKind::TooLarge, message),
         Refusal::SameAccount | Refusal::Zero | Refusal::Count { .. } => Error::invalid(message),
@@ -699,6 +727,7 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::AlreadySigned { .. }
         | Refusal::AboveMyLimit { .. }
         | Refusal::CloseStands
+        | Refusal::NothingToResume
         | Refusal::NotHeld { .. } => Error::new(ErrorKind::Refused, message),
     }
 }

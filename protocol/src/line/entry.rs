@@ -11,6 +11,8 @@ use crate::types::{AccountId, Amount, Hash, LineId, PaymentId, Time, Unit};
 pub const MAX_PURPOSE: usize = 512;
 /// The most IOUs that one [`Operation::Accept`] names.
 pub const MAX_ACCEPT: usize = 64;
+/// The most entries that one [`Operation::Resume`] names.
+pub const MAX_ADOPTED: usize = 64;
 /// What the first entry of a chain names as its previous one.
 pub const NO_ENTRY: Hash = Hash([0; 32]);
 
@@ -43,6 +45,18 @@ pub struct Seen {
     /// The other side's chain, see [`chain_id`].
     pub chain: Hash,
     /// Its sequence number, from 1.
+    pub sequence: u64,
+    /// Its hash.
+    pub hash: Hash,
+}
+
+/// The last entry of an earlier device of one's own that is known to its successor: everything up to it
+/// counts, whenever it arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Adopted {
+    /// Hash of the certificate of that device: with line and author it names the chain.
+    pub certificate: Hash,
+    /// The sequence of the entry, from 1.
     pub sequence: u64,
     /// Its hash.
     pub hash: Hash,
@@ -95,6 +109,13 @@ pub enum Operation {
         /// Hash of the other side's last debt entry, `None` when it has none.
         last: Option<Hash>,
     },
+    /// By a new device of the author, as the first entry of its chain, and again whenever it learns of
+    /// more: what it knows of the chains of the devices before it.
+    Resume {
+        /// At most [`MAX_ADOPTED`], ascending, each once. One per chain, more where a device
+        /// contradicted itself, none when nothing is known.
+        chains: Vec<Adopted>,
+    },
 }
 
 /// One entry of one chain of a line. It is carried as `Signed<Entry>`; its hash is
@@ -125,8 +146,8 @@ pub struct Entry {
 
 impl Wire for Entry {
     const NAME: &'static str = "a line entry";
-    // Fixed parts below 440 bytes, and the largest operation, 64 ids, 2,050 bytes.
-    const MAX: usize = 2_560;
+    // Fixed parts below 440 bytes, and the largest operation, 64 adopted entries, 4,738 bytes.
+    const MAX: usize = 5_248;
 }
 
 impl Signable for Entry {
@@ -157,6 +178,11 @@ pub enum Malformed {
     /// No ids, too many, or not ascending.
     #[error("an Accept names 1 to {MAX_ACCEPT} IOUs, ascending and each once; this one names {0}")]
     Accept(usize),
+    /// Too many named entries, not ascending, of place 0, or of the same device.
+    #[error(
+        "a Resume names at most {MAX_ADOPTED} entries of earlier devices, ascending and each once, from sequence 1 on; this one names {0}"
+    )]
+    Resume(usize),
 }
 
 impl Entry {
@@ -192,6 +218,15 @@ impl Entry {
                 if !(1..=MAX_ACCEPT).contains(&ious.len()) || !ious.is_sorted_by(|a, b| a < b) =>
             {
                 Err(Malformed::Accept(ious.len()))
+            }
+            Operation::Resume { chains }
+                if chains.len() > MAX_ADOPTED
+                    || !chains.is_sorted_by(|a, b| a < b)
+                    || chains
+                        .iter()
+                        .any(|one| one.sequence == 0 || one.certificate == self.certificate) =>
+            {
+                Err(Malformed::Resume(chains.len()))
             }
             _ => Ok(()),
         }

@@ -1,11 +1,12 @@
 //! What an owner may sign on its line: admission, and the answers that are due. Nothing changes here;
 //! the entry that comes back is signed, then goes through [`Line::receive`] like any other.
 
+use super::chain::Rank;
 use super::entry::{
     DeclineReason, Entry, MAX_ACCEPT, MAX_PURPOSE, NO_ENTRY, Operation, Seen, chain_id,
 };
 use super::record::{IouRecord, IouStatus};
-use super::{Line, MAX_HELD, sum_held};
+use super::{Line, MAX_CHAINS, MAX_HELD};
 use crate::types::{Amount, Hash, PaymentId, Time, Unit};
 
 /// Who signs, and when.
@@ -13,8 +14,19 @@ use crate::types::{Amount, Hash, PaymentId, Time, Unit};
 pub struct Stamp {
     /// Hash of the certificate of the device that will sign.
     pub certificate: Hash,
+    /// The epoch of that certificate: a chain of a lower one is by an earlier device.
+    pub epoch: u64,
     /// The time now.
     pub now: Time,
+}
+
+impl Stamp {
+    pub(super) fn rank(self) -> Rank {
+        Rank {
+            epoch: self.epoch,
+            certificate: self.certificate,
+        }
+    }
 }
 
 /// Why an owner's own action is refused. Nothing was changed or signed.
@@ -104,11 +116,28 @@ pub enum Refusal {
         /// How many were given.
         count: usize,
     },
-    /// My own chain was begun by another device.
+    /// This device is new on the line, or the account was restored: `Resume` first, see
+    /// [`Line::propose_resume`].
     #[error(
-        "this line was signed by an earlier device of yours; going on needs Resume, which this version does not know: update"
+        "this line is being brought level with the other side after a restore: try again in a moment"
     )]
-    OtherDevice,
+    Resume,
+    /// The restore was incomplete and the other side has not answered yet.
+    #[error(
+        "this line is being brought level with the other side after a restore: new debt and refusals wait for its answer, what settles does not"
+    )]
+    Waiting,
+    /// A `Resume` that would say nothing new.
+    #[error("everything known of this account's earlier devices is named already")]
+    NothingToResume,
+    /// A newer device of this account signs here.
+    #[error("a newer device of this account signs on this line: this one was replaced")]
+    Replaced,
+    /// Too many devices of this account signed here.
+    #[error(
+        "{MAX_CHAINS} devices of this account have signed on this line, which is the most: settle it outside and open one in another unit"
+    )]
+    TooManyDevices,
     /// The chain is full.
     #[error("this chain has no sequence numbers left")]
     Exhausted,
@@ -127,7 +156,7 @@ impl Line {
     /// Sets how much the other side may owe me. Below what it owes, it only stops new debt.
     ///
     /// # Errors
-    /// [`Refusal::OtherDevice`] or [`Refusal::Exhausted`].
+    /// [`Refusal::Resume`], [`Refusal::Replaced`] or [`Refusal::Exhausted`].
     pub fn propose_limit(&self, stamp: Stamp, amount: Amount) -> Result<Entry, Refusal> {
         self.draft(stamp, Operation::Limit { amount })
     }
@@ -162,6 +191,10 @@ impl Line {
             return Err(Refusal::PurposeTooLong {
                 length: purpose.len(),
             });
+        }
+        self.next_place(stamp, false)?;
+        if self.is_waiting() {
+            return Err(Refusal::Waiting);
         }
         if self.is_frozen() {
             return Err(Refusal::Frozen);
@@ -231,7 +264,7 @@ impl Line {
     /// Declines an IOU of the other side that waits for my answer.
     ///
     /// # Errors
-    /// [`Refusal::NotHeld`] or what [`Self::propose_limit`] refuses.
+    /// [`Refusal::NotHeld`], [`Refusal::Waiting`] (I may have accepted it before the restore) or what [`Self::propose_limit`] refuses.
     pub fn propose_decline(
         &self,
         stamp: Stamp,
@@ -240,6 +273,10 @@ impl Line {
     ) -> Result<Entry, Refusal> {
         if !self.theirs.held.contains_key(&iou) {
             return Err(Refusal::NotHeld { id: iou });
+        }
+        self.next_place(stamp, false)?;
+        if self.is_waiting() {
+            return Err(Refusal::Waiting);
         }
         self.draft(stamp, Operation::Decline { iou, reason })
     }
@@ -255,24 +292,28 @@ impl Line {
             return Err(Refusal::Frozen);
         }
         let last = self.theirs.last_debt();
-        if self.mine.close() == Some(last) {
+        if self.mine.offer() == Some(last) {
             return Err(Refusal::CloseStands);
         }
         self.draft(stamp, Operation::Close { last })
     }
 
     /// How each IOU that waits for my answer is to be answered, by my limit alone: nobody has to be
-    /// asked. Empty when nothing waits. Sign and apply the answers, in the order given here.
+    /// asked. Empty when nothing waits. Sign and apply the answers, in the order given here, after a
+    /// `Resume` that is due. After an incomplete restore, declines wait for the other side's answer.
     #[must_use]
     pub fn answers_due(&self) -> Answers {
         let mut waiting: Vec<_> = self.theirs.held.iter().collect();
-        waiting.sort_unstable_by_key(|(id, held)| (held.sequence, **id));
+        waiting.sort_unstable_by_key(|(id, held)| (held.at, **id));
         let mut answers = Answers::default();
         let mut room = self.room_to_accept();
         let mut repays = self.mine.settled.saturating_sub(self.theirs.settled);
+        let frozen = self.is_frozen();
+        let fork = self.theirs.open_fork(self.id, self.other, &self.mine);
+        let waits = self.is_waiting();
         for (id, held) in waiting {
             let amount = u128::from(held.amount.0);
-            let reason = if self.is_frozen() && !self.theirs.up_to_fork(held.sequence) {
+            let reason = if frozen && fork.is_none_or(|fork| held.at > fork) {
                 Some(DeclineReason::Frozen)
             } else if self.mine.closing() && amount > repays {
                 Some(DeclineReason::Closing)
@@ -282,6 +323,7 @@ impl Line {
                 None
             };
             match reason {
+                Some(_) if waits => {}
                 Some(reason) => answers.decline.push((*id, reason)),
                 None => {
                     answers.accept.push(*id);
@@ -297,7 +339,7 @@ impl Line {
     /// it holds for me never counts.
     #[must_use]
     pub fn available(&self) -> Amount {
-        if self.is_frozen() {
+        if self.is_frozen() || self.is_waiting() {
             return Amount::ZERO;
         }
         // A side that is closing takes repayment only, as if its limit were 0.
@@ -307,7 +349,7 @@ impl Line {
             u128::from(self.theirs.limit().0)
         };
         let allowed = limit.saturating_add(self.theirs.settled);
-        let used = self.mine.settled.saturating_add(sum_held(&self.mine));
+        let used = self.mine.settled.saturating_add(self.mine.sum_held());
         // Saturation at 0 is the meaning: nothing is left.
         clamped(allowed.saturating_sub(used))
     }
@@ -319,26 +361,29 @@ impl Line {
         allowed.saturating_sub(self.theirs.settled)
     }
 
-    /// The next entry of my chain.
-    fn draft(&self, stamp: Stamp, operation: Operation) -> Result<Entry, Refusal> {
-        let (sequence, previous) = match &self.mine.chain {
-            None => (1, NO_ENTRY),
-            Some(chain) if chain.certificate != stamp.certificate => {
-                return Err(Refusal::OtherDevice);
-            }
-            Some(chain) => {
+    /// Where the next entry of this device goes: its sequence, and the hash of the entry before it.
+    fn next_place(&self, stamp: Stamp, resumes: bool) -> Result<(u64, Hash), Refusal> {
+        match self.mine.newest() {
+            Some((rank, chain)) if rank.certificate == stamp.certificate => {
                 let tip = chain.longest().ok_or(Refusal::Exhausted)?;
-                (
-                    tip.sequence.checked_add(1).ok_or(Refusal::Exhausted)?,
-                    tip.tip,
-                )
+                let sequence = tip.sequence.checked_add(1).ok_or(Refusal::Exhausted)?;
+                Ok((sequence, tip.tip))
             }
-        };
-        let seen = self.theirs.chain.as_ref().and_then(|chain| {
+            Some((rank, _)) if *rank > stamp.rank() => Err(Refusal::Replaced),
+            Some(_) if !resumes => Err(Refusal::Resume),
+            None if self.restore.is_some() && !resumes => Err(Refusal::Resume),
+            _ => Ok((1, NO_ENTRY)),
+        }
+    }
+
+    /// The next entry of this device.
+    pub(super) fn draft(&self, stamp: Stamp, operation: Operation) -> Result<Entry, Refusal> {
+        let resumes = matches!(operation, Operation::Resume { .. });
+        let (sequence, previous) = self.next_place(stamp, resumes)?;
+        let seen = self.theirs.newest().and_then(|(rank, chain)| {
             let tip = chain.longest()?;
-            let chain = chain_id(self.id, self.other, chain.certificate);
             Some(Seen {
-                chain,
+                chain: chain_id(self.id, self.other, rank.certificate),
                 sequence: tip.sequence,
                 hash: tip.tip,
             })

@@ -1,11 +1,12 @@
 //! How an entry, one's own or the other side's, changes a line. Two steps that change nothing
 //! ([`Line::needs`], [`Line::receive`]) and one that cannot fail ([`Line::apply`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::entry::{Entry, Malformed, Operation, Seen};
-use super::record::{EntryRecord, IouRecord, Place, Share, Terms};
-use super::{Branch, Chain, Held, Line, MAX_BRANCHES, MAX_HELD, Side};
+use super::record::{EntryRecord, IouRecord, Share};
+use super::side::{Held, Side};
+use super::{Line, MAX_BRANCHES, MAX_CHAINS, MAX_HELD};
 use crate::types::{AccountId, Hash, PaymentId};
 
 /// The highest sum of settled amounts per direction: far above 2^64 entries of an honest author, and
@@ -22,11 +23,17 @@ pub struct Needs {
     /// Whether [`Known::here`] and [`Known::previous`] are needed: only when the entry does not simply
     /// continue its chain.
     pub place: bool,
+    /// Entries of which [`Known::adopted`] is needed: those that a `Resume` names. At most
+    /// [`super::MAX_ADOPTED`].
+    pub adopted: Vec<Hash>,
 }
 
 /// What was looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Known {
+    /// The epoch of the certificate that the entry names. It is read when the first entry of a chain
+    /// arrives, and orders the chains of one author.
+    pub epoch: u64,
     /// The stored records of the ids in [`Needs::ious`].
     pub ious: BTreeMap<PaymentId, IouRecord>,
     /// The hashes of all entries applied at the same chain and sequence, this one included if it was.
@@ -34,10 +41,12 @@ pub struct Known {
     pub here: Vec<Hash>,
     /// The record of the applied entry whose hash is the entry's `previous`.
     pub previous: Option<EntryRecord>,
+    /// Those of [`Needs::adopted`] that are applied entries.
+    pub adopted: BTreeSet<Hash>,
 }
 
-/// Why an entry is not applied. After [`Gap`](EntryFault::Gap), [`Full`](EntryFault::Full) and
-/// [`OtherDevice`](EntryFault::OtherDevice) it is kept and tried again; after the others it is dropped.
+/// Why an entry is not applied. After [`Gap`](EntryFault::Gap) and [`Full`](EntryFault::Full) it is kept
+/// and tried again; after the others it is dropped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryFault {
     /// Applied before. Harmless.
@@ -64,16 +73,23 @@ pub enum EntryFault {
     /// Not an entry of this line.
     #[error("the entry belongs to another line, unit or pair of accounts")]
     WrongLine,
-    /// Signed by another device than the chain known here. Keep it.
+    /// By an earlier device of its author, and the newest one does not name it. Drop it: if a later
+    /// `Resume` names it, [`Line::wants`] asks for it.
     #[error(
-        "the entry is by another device of its author (certificate {found}, known: {known}); a new device must begin with Resume, which this version does not know: update, the entry is kept"
+        "entry {sequence} is by an earlier device of its author; the newer one names its chain up to {named}"
     )]
-    OtherDevice {
-        /// The certificate of the chain known here.
-        known: Hash,
-        /// The certificate of the entry.
-        found: Hash,
+    NotNamed {
+        /// The sequence of this entry.
+        sequence: u64,
+        /// The highest one that is named, 0 when none is.
+        named: u64,
     },
+    /// The first entry of a further device, and not a `Resume`.
+    #[error("a new device of an author must begin with Resume on a line that was used before")]
+    NoResume,
+    /// One more device than is kept.
+    #[error("the author has used {MAX_CHAINS} devices on this line; no more are kept")]
+    TooManyChains,
     /// One more branch than is kept. The line is frozen long since; the entry proves nothing new.
     #[error(
         "the author has signed {MAX_BRANCHES} contradicting branches of its chain; no more are kept"
@@ -114,7 +130,8 @@ pub struct Received {
     /// Set when this entry contradicts an earlier one. Both count; new debt stops.
     pub equivocation: Option<Equivocation>,
     /// Set when the author had seen an entry of the other side that is not known here. If that side
-    /// is me, I have forgotten something and must not sign.
+    /// is me, I have forgotten something: ask for it before new debt is signed. With several chains it
+    /// speaks of the newest that the author knew.
     pub missing: Option<Seen>,
     next: Line,
 }
@@ -137,17 +154,25 @@ impl Line {
             Operation::Iou { id, .. } => (entry.author, vec![*id]),
             Operation::Accept { ious } => (other, ious.clone()),
             Operation::Decline { iou, .. } => (other, vec![*iou]),
-            Operation::Limit { .. } | Operation::Close { .. } => (other, Vec::new()),
+            Operation::Limit { .. } | Operation::Close { .. } | Operation::Resume { .. } => {
+                (other, Vec::new())
+            }
         };
         let side = if mine { &self.mine } else { &self.theirs };
-        let continues = match &side.chain {
+        let rank = side.rank_of(entry.certificate);
+        let continues = match rank.and_then(|rank| side.chains.get(&rank)) {
             Some(chain) => chain.continued_by(entry).is_some(),
             None => entry.sequence == 1,
+        };
+        let adopted = match &entry.operation {
+            Operation::Resume { chains } => chains.iter().map(|one| one.hash).collect(),
+            _ => Vec::new(),
         };
         Needs {
             debtor,
             ious,
             place: !continues,
+            adopted,
         }
     }
 
@@ -188,7 +213,7 @@ impl Line {
         } else {
             (&mut next.theirs, &mut next.mine)
         };
-        let (record, rival) = author.place(entry, hash, known)?;
+        let (record, rival) = author.place(entry, hash, known, mine)?;
         let equivocation = rival.map(|first| Equivocation {
             author: entry.author,
             sequence: entry.sequence,
@@ -204,13 +229,7 @@ impl Line {
         let debtor = match &entry.operation {
             Operation::Iou { id, amount, .. } => {
                 let mut iou = old(id);
-                // The id counts once. Under an equal id the larger amount counts, in whatever order
-                // the two arrive: its debtor signed both.
-                iou.sequence = match iou.amount {
-                    Some(_) => iou.sequence.min(entry.sequence),
-                    None => entry.sequence,
-                };
-                iou.amount = iou.amount.max(Some(*amount));
+                iou.signed(*amount, (record.place.rank, entry.sequence));
                 replace(author, opposite, *id, &old(id), &iou)?;
                 if author.held.len() > MAX_HELD {
                     return Err(EntryFault::Full { held: MAX_HELD });
@@ -238,8 +257,11 @@ impl Line {
                 }
                 pair.1
             }
-            Operation::Limit { .. } | Operation::Close { .. } => pair.1,
+            Operation::Limit { .. } | Operation::Close { .. } | Operation::Resume { .. } => pair.1,
         };
+        if let Some(seen) = entry.seen.filter(|_| !mine) {
+            next.answered_by(&seen);
+        }
         Ok(Received {
             debtor,
             records,
@@ -267,14 +289,8 @@ fn replace(
     let (old, new): (Share, Share) = (before.share(), after.share());
     debtor.settled = moved(debtor.settled, old.settled, new.settled)?;
     creditor.settled = moved(creditor.settled, old.returned, new.returned)?;
-    match new.held {
-        Some(amount) => debtor.held.insert(
-            id,
-            Held {
-                amount,
-                sequence: after.sequence,
-            },
-        ),
+    match new.held.zip(after.first) {
+        Some((amount, at)) => debtor.held.insert(id, Held { amount, at }),
         None => debtor.held.remove(&id),
     };
     Ok(())
@@ -285,146 +301,4 @@ fn moved(sum: u128, old: u128, new: u128) -> Result<u128, EntryFault> {
         .and_then(|rest| rest.checked_add(new))
         .filter(|sum| *sum <= MAX_GROSS)
         .ok_or(EntryFault::Overflow)
-}
-
-impl Chain {
-    /// The number of the branch whose last entry this one names as its previous.
-    fn continued_by(&self, entry: &Entry) -> Option<usize> {
-        if self.certificate != entry.certificate {
-            return None;
-        }
-        self.branches.iter().position(|branch| {
-            branch.tip == entry.previous && branch.sequence.checked_add(1) == Some(entry.sequence)
-        })
-    }
-}
-
-impl Side {
-    /// Puts an entry into its chain; names the entry that it contradicts, if any.
-    fn place(
-        &mut self,
-        entry: &Entry,
-        hash: Hash,
-        known: &Known,
-    ) -> Result<(EntryRecord, Option<Hash>), EntryFault> {
-        let gap = |missing| EntryFault::Gap {
-            sequence: entry.sequence,
-            missing,
-        };
-        let Some(chain) = &mut self.chain else {
-            if entry.sequence != 1 {
-                return Err(gap(1));
-            }
-            let record = continued(Terms::default(), 0, entry, hash);
-            let branch = Branch::new(None, None, entry.sequence, hash, record.terms);
-            self.chain = Some(Chain {
-                certificate: entry.certificate,
-                branches: vec![branch],
-            });
-            return Ok((record, None));
-        };
-        if chain.certificate != entry.certificate {
-            return Err(EntryFault::OtherDevice {
-                known: chain.certificate,
-                found: entry.certificate,
-            });
-        }
-        if let Some(number) = chain.continued_by(entry) {
-            let number_u8 = u8::try_from(number).map_err(|_| EntryFault::TooManyBranches)?;
-            let branch = chain
-                .branches
-                .get_mut(number)
-                .ok_or(EntryFault::TooManyBranches)?;
-            let record = continued(branch.terms, number_u8, entry, hash);
-            branch.sequence = entry.sequence;
-            branch.tip = hash;
-            branch.terms = record.terms;
-            return Ok((record, None));
-        }
-        if chain.branches.iter().any(|branch| branch.tip == hash) {
-            return Err(EntryFault::Duplicate);
-        }
-        // A second entry after a known one (or a second first one), or one whose predecessor is not
-        // here.
-        let top = chain
-            .branches
-            .iter()
-            .map(|branch| branch.sequence)
-            .max()
-            .unwrap_or_default();
-        if entry
-            .sequence
-            .checked_sub(1)
-            .is_none_or(|before| before > top)
-        {
-            return Err(gap(top.saturating_add(1)));
-        }
-        let (parent, terms) = match known.previous {
-            _ if entry.sequence == 1 => (None, Terms::default()),
-            Some(previous) if previous.place.sequence.checked_add(1) == Some(entry.sequence) => {
-                (Some(previous.place.branch), previous.terms)
-            }
-            _ => return Err(gap(entry.sequence.saturating_sub(1))),
-        };
-        // What follows a known entry and is not the end of a branch has an applied rival. A caller that
-        // looked nothing up must not freeze a line by a replay.
-        let rival = *known.here.iter().min().ok_or(EntryFault::Duplicate)?;
-        let number = u8::try_from(chain.branches.len()).map_err(|_| EntryFault::TooManyBranches)?;
-        if chain.branches.len() >= MAX_BRANCHES {
-            return Err(EntryFault::TooManyBranches);
-        }
-        let record = continued(terms, number, entry, hash);
-        let branch = Branch::new(parent, Some(rival), entry.sequence, hash, record.terms);
-        chain.branches.push(branch);
-        Ok((record, Some(rival)))
-    }
-
-    /// Whether this side, as creditor, has answered the IOU on the way to `place`: the first answer
-    /// on a branch counts, later ones are void.
-    fn has_answered(&self, iou: &IouRecord, place: Place) -> bool {
-        let branches = self.chain.as_ref().map(|chain| chain.branches.as_slice());
-        let branches = branches.unwrap_or_default();
-        iou.accepted
-            .iter()
-            .chain(&iou.declined)
-            .any(|at| at.is_before(place, branches))
-    }
-
-    /// Whether this side's chain is known here as far as `seen` says it goes.
-    fn has_reached(&self, line: crate::types::LineId, account: AccountId, seen: &Seen) -> bool {
-        self.chain.as_ref().is_some_and(|chain| {
-            super::chain_id(line, account, chain.certificate) == seen.chain
-                && chain
-                    .branches
-                    .iter()
-                    .any(|branch| branch.sequence >= seen.sequence)
-        })
-    }
-}
-
-/// The record of an entry that comes after `terms` on a branch.
-fn continued(terms: Terms, branch: u8, entry: &Entry, hash: Hash) -> EntryRecord {
-    let mut terms = terms;
-    match &entry.operation {
-        Operation::Limit { amount } => {
-            terms.limit = *amount;
-            // New credit says that the line is in use.
-            if amount.0 > 0 {
-                terms.close = None;
-            }
-        }
-        Operation::Iou { .. } => {
-            terms.last_debt = Some(hash);
-            terms.close = None;
-        }
-        Operation::Close { last } => terms.close = Some(*last),
-        Operation::Accept { .. } | Operation::Decline { .. } => {}
-    }
-    EntryRecord {
-        place: Place {
-            branch,
-            sequence: entry.sequence,
-        },
-        terms,
-    }
 }

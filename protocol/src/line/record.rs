@@ -3,19 +3,22 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Branch, MAX_BRANCHES};
+use super::chain::{Branch, Rank};
+use super::{MAX_BRANCHES, MAX_CHAINS};
 use crate::codec::Wire;
 use crate::types::{Amount, Hash};
 
-/// Where in a chain an entry stands. All entries of an honest author are on branch 0.
+/// Where in its author's chains an entry stands. All entries of an honest device are on branch 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Place {
+    pub(super) rank: Rank,
     pub(super) branch: u8,
     pub(super) sequence: u64,
 }
 
 impl Place {
-    /// Whether the entry here comes before the one at `later`, on the way from the first entry to it.
+    /// Whether the entry here comes before the one at `later` of the same chain, on the way from the
+    /// first entry to it.
     pub(super) fn is_before(self, later: Self, branches: &[Branch]) -> bool {
         let mut at = later;
         // Parents have lower numbers than their branches, so this ends.
@@ -30,6 +33,7 @@ impl Place {
                 return false;
             };
             at = Self {
+                rank: at.rank,
                 branch: parent,
                 sequence: branch.from,
             };
@@ -38,15 +42,35 @@ impl Place {
     }
 }
 
-/// What an author has said about itself up to one entry.
+/// What a device has said about its account up to one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Terms {
-    /// How much it lets the other side owe.
-    pub(super) limit: Amount,
+    /// The limit it set, `None` while it set none.
+    pub(super) limit: Option<Limit>,
     /// Its last debt entry.
     pub(super) last_debt: Option<Hash>,
-    /// Its standing offer to close, and which debt entry of the other side that names.
-    pub(super) close: Option<Option<Hash>>,
+    /// Its word on closing.
+    pub(super) offer: Offer,
+}
+
+/// How much an author lets the other side owe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Limit {
+    pub(super) amount: Amount,
+    /// The chain of the other side that it had seen last when it signed.
+    pub(super) seen: Option<Hash>,
+}
+
+/// What a device says about closing the line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) enum Offer {
+    /// Nothing: the word of the device before it stands.
+    #[default]
+    Inherited,
+    /// The line is in use.
+    Withdrawn,
+    /// It offers to close, and names this last debt entry of the other side.
+    Stands(Option<Hash>),
 }
 
 /// Stored beside each entry, under the entry's hash; needed again only when a second entry claims
@@ -59,7 +83,7 @@ pub struct EntryRecord {
 
 impl Wire for EntryRecord {
     const NAME: &'static str = "an entry record";
-    const MAX: usize = 128;
+    const MAX: usize = 256;
 }
 
 /// How far an IOU has come.
@@ -81,17 +105,18 @@ pub enum IouStatus {
 pub struct IouRecord {
     /// The largest amount signed under this id; `None` before any IOU arrived.
     pub(super) amount: Option<Amount>,
-    /// The lowest place of an IOU with this id.
-    pub(super) sequence: u64,
-    /// Where it was accepted first, per branch of the creditor's chain.
+    /// The lowest place of an IOU with this id: chain and sequence.
+    pub(super) first: Option<(Rank, u64)>,
+    /// Where it was accepted first, per branch of each of the creditor's chains.
     pub(super) accepted: Vec<Place>,
-    /// Where it was declined first, per branch of the creditor's chain.
+    /// Where it was declined first, per branch of each of the creditor's chains.
     pub(super) declined: Vec<Place>,
 }
 
 impl Wire for IouRecord {
     const NAME: &'static str = "an IOU record";
-    const MAX: usize = 64 + 2 * 16 * MAX_BRANCHES;
+    // A place has at most 54 bytes.
+    const MAX: usize = 128 + 54 * MAX_BRANCHES * MAX_CHAINS;
 }
 
 /// What one IOU adds to each sum of its line.
@@ -112,41 +137,53 @@ impl IouRecord {
         self.amount
     }
 
-    /// How far it has come. A valid decline beats an acceptance on another branch.
+    /// How far it has come. The answers of the creditor's earliest chain with an answer count; among
+    /// them, a valid decline beats an acceptance on another branch.
     #[must_use]
     pub fn status(&self) -> IouStatus {
-        match (
-            self.amount,
-            self.accepted.is_empty(),
-            self.declined.is_empty(),
-        ) {
+        let first = |answers: &[Place]| answers.iter().map(|at| at.rank).min();
+        match (self.amount, first(&self.accepted), first(&self.declined)) {
             (None, _, _) => IouStatus::Awaited,
-            (Some(_), _, false) => IouStatus::Declined,
-            (Some(_), false, true) => IouStatus::Settled,
-            (Some(_), true, true) => IouStatus::Held,
+            (Some(_), None, None) => IouStatus::Held,
+            (Some(_), Some(_), None) => IouStatus::Settled,
+            (Some(_), None, Some(_)) => IouStatus::Declined,
+            (Some(_), Some(accepted), Some(declined)) => {
+                if accepted < declined {
+                    IouStatus::Settled
+                } else {
+                    IouStatus::Declined
+                }
+            }
         }
     }
 
     pub(super) fn share(&self) -> Share {
-        let Some(amount) = self.amount else {
-            return Share::default();
-        };
-        let full = u128::from(amount.0);
-        match (self.accepted.is_empty(), self.declined.is_empty()) {
-            (true, true) => Share {
-                held: Some(amount),
+        let full = u128::from(self.amount.unwrap_or_default().0);
+        match self.status() {
+            IouStatus::Awaited => Share::default(),
+            IouStatus::Held => Share {
+                held: self.amount,
                 ..Share::default()
             },
-            (false, true) => Share {
+            IouStatus::Settled => Share {
                 settled: full,
                 ..Share::default()
             },
-            (true, false) => Share::default(),
-            (false, false) => Share {
+            IouStatus::Declined if self.accepted.is_empty() => Share::default(),
+            // Accepted after it was declined, by a device that had forgotten it, or on another branch:
+            // settled sums only grow, so it is given back instead of taken away.
+            IouStatus::Declined => Share {
                 settled: full,
                 returned: full,
                 ..Share::default()
             },
         }
+    }
+
+    /// Takes one more IOU under this id. The id counts once: of several amounts the largest counts, in
+    /// whatever order they arrive, as their debtor signed them all.
+    pub(super) fn signed(&mut self, amount: Amount, at: (Rank, u64)) {
+        self.amount = self.amount.max(Some(amount));
+        self.first = Some(self.first.map_or(at, |first| first.min(at)));
     }
 }

@@ -10,6 +10,7 @@ use crate::types::Time;
 
 mod admission;
 mod contradiction;
+mod restore;
 mod story;
 
 const ALICE: AccountId = AccountId([1; 32]);
@@ -30,7 +31,27 @@ fn key(who: AccountId) -> SigningKey {
 fn stamp(who: AccountId) -> Stamp {
     Stamp {
         certificate: Hash(*who.as_bytes()),
+        epoch: 1,
         now: Time(1),
+    }
+}
+
+/// Devices after the first have their epoch, and a mark, in the last byte of their certificate hash.
+fn epoch_of(certificate: Hash) -> u64 {
+    match certificate.0[31] {
+        last @ 128.. => u64::from(last - 128),
+        _ => 1,
+    }
+}
+
+/// A device that the owner set up with its words.
+fn device(who: AccountId, epoch: u8) -> Stamp {
+    let mut certificate = *who.as_bytes();
+    certificate[31] = 128 + epoch;
+    Stamp {
+        certificate: Hash(certificate),
+        epoch: u64::from(epoch),
+        now: Time(u64::from(epoch)),
     }
 }
 
@@ -55,10 +76,13 @@ impl End {
         let needs = self.line.needs(entry);
         let record = |id: &PaymentId| Some((*id, self.ious.get(&(needs.debtor, *id))?.clone()));
         let at_this_place = |(_, (stored, _)): &(&Hash, &(Entry, EntryRecord))| {
-            needs.place && stored.sequence == entry.sequence && stored.author == entry.author
+            needs.place && (stored.chain(), stored.sequence) == (entry.chain(), entry.sequence)
         };
         let here = self.entries.iter().filter(at_this_place);
+        let applied = |hash: &&Hash| self.entries.contains_key(*hash);
         Known {
+            epoch: epoch_of(entry.certificate),
+            adopted: needs.adopted.iter().filter(applied).copied().collect(),
             ious: needs.ious.iter().filter_map(record).collect(),
             here: here.map(|(hash, _)| *hash).collect(),
             previous: self.entries.get(&entry.previous).map(|(_, record)| *record),
@@ -183,5 +207,16 @@ fn iou(id: u8, amount: u64) -> Operation {
         id: pay(id),
         amount: Amount(amount),
         purpose: String::new(),
+    }
+}
+
+fn resume(named: &[(Hash, u64)]) -> Operation {
+    let adopted = named.iter().map(|(certificate, sequence)| Adopted {
+        certificate: *certificate,
+        sequence: *sequence,
+        hash: Hash([7; 32]),
+    });
+    Operation::Resume {
+        chains: adopted.collect(),
     }
 }

@@ -38,11 +38,14 @@ impl End {
         let needs = self.line.needs(entry);
         let record = |id: &PaymentId| Some((*id, self.ious.get(&(needs.debtor, *id))?.clone()));
         let here = |(_, (stored, _)): &(&Hash, &(Entry, EntryRecord))| {
-            stored.sequence == entry.sequence && stored.author == entry.author
+            (stored.chain(), stored.sequence) == (entry.chain(), entry.sequence)
         };
         // Looked up only where it is asked for: it goes through all entries.
         let at_place = needs.place.then(|| self.entries.iter().filter(here));
+        let applied = |hash: &&Hash| self.entries.contains_key(*hash);
         Known {
+            epoch: epochs(entry.certificate),
+            adopted: needs.adopted.iter().filter(applied).copied().collect(),
             ious: needs.ious.iter().filter_map(record).collect(),
             here: at_place
                 .into_iter()
@@ -63,6 +66,26 @@ impl End {
         }
         self.line.apply(received);
         Ok(())
+    }
+}
+
+/// The epochs of the certificates that entries name: the samples' first devices have theirs, later
+/// ones follow in the order of the last byte.
+pub(crate) fn epochs(certificate: Hash) -> u64 {
+    match certificate.0 {
+        [0xdd, .., last] => super::EPOCH + u64::from(last),
+        _ => super::EPOCH,
+    }
+}
+
+/// The stamp of a later device.
+pub(crate) fn later_device(number: u8) -> Stamp {
+    let mut certificate = [0xdd; 32];
+    certificate[31] = number;
+    Stamp {
+        certificate: Hash(certificate),
+        epoch: epochs(Hash(certificate)),
+        now: NOW,
     }
 }
 
@@ -102,6 +125,7 @@ impl Story {
 fn stamp(person: &Person) -> Stamp {
     Stamp {
         certificate: person.certificate().hash(),
+        epoch: super::EPOCH,
         now: NOW,
     }
 }

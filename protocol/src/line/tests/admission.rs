@@ -1,6 +1,7 @@
 //! The arithmetic of admission at its edges, in tables.
 
 use super::*;
+use crate::line::side::Held;
 
 type AdmissionRow = (u64, u128, &'static [u64], u128, u64, bool);
 type AnswerRow = (u64, u128, u128, &'static [u64], &'static [bool]);
@@ -47,7 +48,7 @@ fn admission_holds_at_every_edge() {
                 pay(n),
                 Held {
                     amount: Amount(*amount),
-                    sequence: 1,
+                    at: (stamp(ALICE).rank(), 1),
                 },
             );
         }
@@ -57,7 +58,7 @@ fn admission_holds_at_every_edge() {
                 pay(99),
                 Held {
                     amount: Amount(incoming),
-                    sequence: 1,
+                    at: (stamp(ALICE).rank(), 1),
                 },
             );
             let result = end.iou(1, *amount);
@@ -92,7 +93,7 @@ fn a_creditor_accepts_up_to_its_limit_and_declines_above() {
             // Ids against the order of signing: only the order of signing may count.
             let held = Held {
                 amount: Amount(*amount),
-                sequence: u64::from(n),
+                at: (stamp(ALICE).rank(), u64::from(n)),
             };
             line.theirs.held.insert(pay(200 - n), held);
         }

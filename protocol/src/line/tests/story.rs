@@ -290,6 +290,25 @@ fn malformed_and_foreign_entries_are_refused() {
             Malformed::Accept(65).into(),
         ),
         (
+            with(&|e| e.operation = resume(&[(e.certificate, 1)])),
+            Malformed::Resume(1).into(),
+        ),
+        (
+            with(&|e| e.operation = resume(&[(Hash([9; 32]), 0)])),
+            Malformed::Resume(1).into(),
+        ),
+        (
+            with(&|e| e.operation = resume(&[(Hash([9; 32]), 2), (Hash([9; 32]), 1)])),
+            Malformed::Resume(2).into(),
+        ),
+        (
+            with(&|e| {
+                let many: Vec<_> = (0..65).map(|n| (Hash([n; 32]), 1)).collect();
+                e.operation = resume(&many);
+            }),
+            Malformed::Resume(65).into(),
+        ),
+        (
             with(&|e| e.unit = "USD".parse().unwrap()),
             EntryFault::WrongLine,
         ),
@@ -306,32 +325,6 @@ fn malformed_and_foreign_entries_are_refused() {
     }
     assert_eq!(pair.bob.line, before);
     assert_eq!(Line::new(ALICE, ALICE, unit()), Err(Refusal::SameAccount));
-}
-
-#[test]
-fn a_new_device_is_told_that_resume_is_missing() {
-    let mut pair = Pair::with_limit(100);
-    pair.alice_owes(1, 10);
-    let mut entry = pair.alice.iou(2, 10).unwrap();
-    entry.certificate = Hash([77; 32]);
-    let fault = pair.bob.take(&entry).unwrap_err();
-    let known = pair.bob.line.certificate(ALICE).unwrap();
-    assert_eq!(
-        fault,
-        EntryFault::OtherDevice {
-            known,
-            found: Hash([77; 32])
-        }
-    );
-    assert!(fault.to_string().contains("Resume"));
-    let new = Stamp {
-        certificate: Hash([77; 32]),
-        now: Time(2),
-    };
-    assert_eq!(
-        pair.alice.line.propose_limit(new, Amount(1)),
-        Err(Refusal::OtherDevice)
-    );
 }
 
 #[test]
@@ -467,8 +460,14 @@ fn the_largest_entry_fits_its_bound_and_the_wire_format_stays_as_it_is() {
             hash: Hash([255; 32]),
         }),
         time: Time(u64::MAX),
-        operation: Operation::Accept {
-            ious: (0..64).map(pay).collect(),
+        operation: Operation::Resume {
+            chains: (0..64)
+                .map(|n| Adopted {
+                    certificate: Hash([n; 32]),
+                    sequence: u64::MAX,
+                    hash: Hash([255; 32]),
+                })
+                .collect(),
         },
     };
     assert!(largest.unit.as_str().len() > 90);
@@ -491,4 +490,5 @@ fn the_largest_entry_fits_its_bound_and_the_wire_format_stays_as_it_is() {
         3
     );
     assert_eq!(tag(Operation::Close { last: None }), 4);
+    assert_eq!(tag(Operation::Resume { chains: vec![] }), 5);
 }
