@@ -1,5 +1,5 @@
 //! Two ends with their stores, for the unit tests of a line. Random histories are in
-//! `tests/line_model.rs`.
+//! `tests/line_model/`.
 
 use std::collections::BTreeMap;
 

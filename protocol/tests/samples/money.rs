@@ -175,6 +175,9 @@ pub(crate) fn story() -> Story {
     story.tell("close-without-debt", &HANA, &entry);
     let entry = story.duri.line.propose_close(stamp(&DURI)).unwrap();
     story.tell("close", &DURI, &entry);
+    // Hana's node burned. A sample's later devices sign with the same key.
+    let entry = story.hana.line.propose_resume(later_device(1)).unwrap();
+    story.tell("resume", &HANA, &entry);
     story
 }
 
