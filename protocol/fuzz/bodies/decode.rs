@@ -488,7 +488,12 @@ fn line(bytes: &[u8]) {
     assert_eq!(view.balance, line.balance());
     let _ = line.evidence();
     let _ = line.certificate(line.other());
+    assert_eq!(line.holds(line.me()).len(), line.heads(line.me()).len());
+    for span in line.wants() {
+        assert!(span.from <= span.to);
+    }
     let stamp = Stamp {
+        epoch: 1,
         certificate: RECORDS[0].record.certificate.hash(),
         now: NOW,
     };
@@ -503,6 +508,7 @@ fn line(bytes: &[u8]) {
         line.propose_iou(stamp, PaymentId([8; 32]), Amount(1), "", None),
         line.propose_accept(stamp, &[one]),
         line.propose_close(stamp),
+        line.propose_resume(stamp),
     ];
     for draft in drafts.into_iter().flatten() {
         let hash = money::hash_of(&draft);

@@ -7,11 +7,11 @@ use std::sync::LazyLock;
 use pumasi_protocol::codec;
 use pumasi_protocol::line::{
     DeclineReason, Entry, EntryFault, EquivocationProof, Line, MAX_ACCEPT, MAX_BRANCHES, Operation,
-    Refusal, Stamp,
+    Refusal, Span, Stamp,
 };
 use pumasi_protocol::types::{AccountId, Amount, Hash, PaymentId, Time};
 
-use super::samples::money::{End, hash_of};
+use super::samples::money::{End, epochs, hash_of, later_device};
 use super::samples::{DURI, HANA};
 
 /// Bytes of one action: what, which, how much.
@@ -37,6 +37,10 @@ struct World {
     clock: u64,
     /// Somebody signed what an honest program refuses.
     rogue: bool,
+    /// Somebody contradicted itself.
+    forked: bool,
+    /// Devices that were restored.
+    restored: u8,
 }
 
 /// The target.
@@ -57,6 +61,8 @@ pub(crate) fn run(input: &[u8]) {
         sides,
         clock: 0,
         rogue: false,
+        forked: false,
+        restored: 0,
     };
     for action in input.chunks_exact(ACTION_BYTES).take(ACTIONS_MAX) {
         world.act(action[0], action[1], action[2]);
@@ -87,6 +93,7 @@ impl World {
     fn stamp(&self, at: usize) -> Stamp {
         Stamp {
             certificate: self.sides[at].certificate,
+            epoch: epochs(self.sides[at].certificate),
             now: Time(self.clock),
         }
     }
@@ -124,6 +131,7 @@ impl World {
     fn act(&mut self, what: u8, which: u8, much: u8) {
         let at = usize::from(what >> 7);
         self.clock += 1;
+        self.resume(at);
         let stamp = self.stamp(at);
         match what & 15 {
             0 => {
@@ -146,6 +154,8 @@ impl World {
             7 => {
                 let other = self.line(at).other();
                 let held = self.line(at).held(other).nth(usize::from(which % 8));
+                // After an incomplete restore, refusals wait.
+                let held = held.filter(|_| !self.line(at).is_waiting());
                 if let Some((iou, _)) = held {
                     let draft = self
                         .line(at)
@@ -157,6 +167,7 @@ impl World {
                 let draft = self.line(at).propose_close(stamp);
                 self.sign_draft(at, draft);
             }
+            9 if what & 64 != 0 => self.restore(at, which, much),
             9 => self.restart(at),
             10 | 11 => self.deliver(at, which, false),
             12 => self.deliver(at, which, true),
@@ -219,6 +230,69 @@ impl World {
         !answers.accept.is_empty() || !answers.decline.is_empty()
     }
 
+    /// Signs the `Resume` that is due. Says whether it was.
+    fn resume(&mut self, at: usize) -> bool {
+        let draft = self.line(at).propose_resume(self.stamp(at));
+        self.sign_draft(at, draft)
+    }
+
+    /// A new device, with all but the last entries of each chain. What both a contradiction and a
+    /// restore do is left to the unit tests.
+    fn restore(&mut self, at: usize, which: u8, much: u8) {
+        if self.forked || self.restored >= 8 {
+            return;
+        }
+        self.restored += 1;
+        self.rogue = true;
+        let old = &self.sides[at].end;
+        let mut end = End::new(old.line.me(), old.line.other());
+        let mut kept: Vec<_> = old.entries.values().map(|(entry, _)| entry).collect();
+        kept.sort_by_key(|e| (e.author, epochs(e.certificate), e.sequence));
+        for entry in &kept {
+            let chain = kept.iter().filter(|e| e.chain() == entry.chain()).count() as u64;
+            let mine = entry.author == old.line.me();
+            let forgotten = u64::from(if mine { which } else { much } % 8);
+            if entry.sequence + forgotten <= chain {
+                end.take(entry).unwrap();
+            }
+        }
+        let stamp = later_device(self.restored);
+        end.line.mark_restored(stamp.certificate, much & 128 != 0);
+        let side = &mut self.sides[at];
+        side.end = end;
+        side.certificate = stamp.certificate;
+        side.waiting.clear();
+    }
+
+    /// Sends what an end's spans name.
+    fn send(&mut self, from: usize, spans: &[Span]) -> bool {
+        let entries = self.sides[from].end.entries.values();
+        let wanted = entries.map(|(entry, _)| entry).filter(|entry| {
+            spans.iter().any(|span| {
+                span.chain == entry.chain() && (span.from..=span.to).contains(&entry.sequence)
+            })
+        });
+        let wanted: Vec<_> = wanted.cloned().collect();
+        let some = !wanted.is_empty();
+        self.sides[1 - from].inbox.extend(wanted);
+        some
+    }
+
+    /// Each end asks for what the other one's `Resume` names, and shows what it has.
+    fn catch_up(&mut self) -> bool {
+        let mut moved = false;
+        for at in [0, 1] {
+            let wants = self.line(at).wants();
+            moved |= self.send(1 - at, &wants);
+            let view = self.line(1 - at).holds(self.line(at).me());
+            let line = &mut self.sides[at].end.line;
+            let waited = line.is_waiting();
+            line.answered(&view);
+            moved |= waited && !line.is_waiting();
+        }
+        moved
+    }
+
     fn restart(&mut self, at: usize) {
         let line = &mut self.sides[at].end.line;
         *line = codec::decode(&codec::encode(line)).unwrap();
@@ -242,20 +316,28 @@ impl World {
     /// Takes an entry, or keeps it until those before it came. Any other fault is a broken promise: no
     /// entry is refused because of what the other side signed.
     fn receive(&mut self, at: usize, entry: Entry) {
+        let mut taken = Vec::new();
         let side = &mut self.sides[at];
         side.waiting.push(entry);
         loop {
             let before = side.waiting.len();
             for entry in std::mem::take(&mut side.waiting) {
                 match side.end.take(&entry) {
-                    Ok(()) | Err(EntryFault::Duplicate) => {}
+                    Ok(()) => taken.push(entry),
+                    Err(EntryFault::Duplicate) => {}
+                    // By a device that was replaced, and too late.
+                    Err(EntryFault::NotNamed { .. }) if self.restored > 0 => {}
                     Err(EntryFault::Gap { .. }) => side.waiting.push(entry),
                     Err(fault) => panic!("{fault}"),
                 }
             }
             if side.waiting.len() == before {
-                return;
+                break;
             }
+        }
+        for entry in taken {
+            let spans = self.line(at).after_resume(&entry);
+            self.send(at, &spans);
         }
     }
 
@@ -303,7 +385,7 @@ impl World {
         let mine: Vec<_> = mine
             .map(|(hash, (entry, _))| (*hash, entry.clone()))
             .collect();
-        if mine.is_empty() || self.line(at).heads(me).len() >= MAX_BRANCHES {
+        if mine.is_empty() || self.line(at).heads(me).len() >= MAX_BRANCHES || self.restored > 0 {
             return;
         }
         let (hash, parent) = mine[usize::from(much) % mine.len()].clone();
@@ -317,6 +399,7 @@ impl World {
         }
         entry.operation = Self::operation(which, much);
         self.rogue = true;
+        self.forked = true;
         self.sign(at, entry).unwrap();
     }
 
@@ -349,9 +432,9 @@ impl World {
                     self.receive(at, entry);
                     moved = true;
                 }
-                moved |= self.answer(at);
+                moved |= self.resume(at) | self.answer(at);
             }
-            if !moved {
+            if !moved && !self.catch_up() {
                 return;
             }
         }
@@ -359,10 +442,14 @@ impl World {
 
     fn check_agreement(&self) {
         let [a, b] = &self.sides;
-        assert!(
-            a.waiting.is_empty() && b.waiting.is_empty(),
-            "an entry never found its place"
-        );
+        for waiting in a.waiting.iter().chain(&b.waiting) {
+            let newest = a.end.line.certificate(waiting.author);
+            // Both ends may have forgotten what came before it, on a device that was replaced.
+            assert!(
+                newest.is_some_and(|newest| newest != waiting.certificate),
+                "an entry never found its place"
+            );
+        }
         let (at_a, at_b) = (a.end.line.view(), b.end.line.view());
         assert_eq!(at_a.balance, -at_b.balance);
         assert_eq!(
