@@ -106,15 +106,6 @@ impl Engine {
         })
     }
 
-    /// The epoch of the device that an account uses now, an own one or a contact.
-    fn epoch(&mut self, account: AccountId, author: AccountId) -> Result<u64> {
-        Ok(if author == account {
-            self.own(&account)?.record.certificate.epoch
-        } else {
-            self.known_contact(account, author)?.record.certificate.epoch
-        })
-    }
-
     /// Sets how much a contact may owe.
     pub(crate) fn set_limit(
         &mut self,
@@ -246,7 +237,7 @@ impl Engine {
         };
         let needs = line.needs(entry);
         let mut known = Known {
-            epoch: self.epoch(account, entry.author)?,
+            epoch: self.epoch_of(account, entry)?,
             ..Known::default()
         };
         for hash in needs.adopted {
@@ -554,9 +545,7 @@ impl Engine {
                 Ok(true)
             }
             Err(EntryFault::Duplicate) => Ok(true),
-            Err(
-                fault @ (EntryFault::Gap { .. } | EntryFault::Full { .. }),
-            ) => {
+            Err(fault @ (EntryFault::Gap { .. } | EntryFault::Full { .. })) => {
                 tracing::debug!(%fault, "an entry waits");
                 let waiting: u64 = self
                     .db
