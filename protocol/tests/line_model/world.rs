@@ -113,7 +113,7 @@ impl World {
                 }
             }
             fresh.waiting.clear();
-            let incomplete = action.amount % 2 == 0;
+            let incomplete = action.amount.is_multiple_of(2);
             fresh.line.mark_restored(self.devices[end], incomplete);
             self.books[end][unit] = fresh;
         }

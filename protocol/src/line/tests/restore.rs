@@ -13,9 +13,9 @@ impl End {
 
     /// What an archive that ends early gives back: so many of one's own entries, so many of the other
     /// side's.
-    fn restored(&self, device: Stamp, mine: usize, theirs: usize, incomplete: bool) -> End {
+    fn restored(&self, device: Stamp, mine: usize, theirs: usize, incomplete: bool) -> Self {
         let (me, other) = (self.line.me(), self.line.other());
-        let mut end = End::new(me, other);
+        let mut end = Self::new(me, other);
         let (mine_all, theirs_all) = (self.by(me), self.by(other));
         for entry in mine_all.iter().take(mine) {
             end.take(entry).unwrap();
