@@ -6,6 +6,7 @@ mod events;
 mod guard;
 mod listen;
 mod problem;
+mod restores;
 mod routes;
 
 use std::net::SocketAddr;

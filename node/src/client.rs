@@ -463,8 +463,9 @@ async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Re
 }
 
 fn encode(body: &impl Serialize) -> Result<Bytes> {
+    // Wiped when it is sent: it may hold the words of an account.
     serde_json::to_vec(body)
-        .map(Bytes::from)
+        .map(|bytes| Bytes::from_owner(Zeroizing::new(bytes)))
         .map_err(|error| Error::invalid(format!("the body cannot be written as JSON: {error}")))
 }
 

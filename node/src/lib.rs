@@ -41,4 +41,4 @@ pub mod daemon;
 pub mod view;
 
 pub use error::{Error, ErrorKind, Result};
-pub use node::{Account, Builder, EventQuery, Events, Node, Options, Page, Unlock};
+pub use node::{Account, Builder, EventQuery, Events, Node, Options, Page, Restore, Unlock};

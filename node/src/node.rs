@@ -4,6 +4,7 @@
 mod account;
 mod events;
 mod options;
+mod restore;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +28,7 @@ use crate::{clock, read, store};
 pub use account::Account;
 pub use events::Events;
 pub use options::{Builder, EventQuery, Options, Page, Unlock};
+pub use restore::Restore;
 
 /// A call waits this long for a place in the engine's queue before it hears "busy".
 const QUEUE_WITHIN: Duration = Duration::from_secs(5);

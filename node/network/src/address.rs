@@ -38,6 +38,12 @@ pub fn parse_address(text: &str) -> Option<(PeerKey, String)> {
     Some((peer?, address.to_string()))
 }
 
+/// Whether a text is an address that can be dialled, with or without `/p2p/...` at its end.
+#[must_use]
+pub fn is_address(text: &str) -> bool {
+    split(text).is_some()
+}
+
 /// Puts the peer behind the address: the inverse of [`parse_address`]. The address is expected to
 /// end without a peer; one that has this peer already is returned as it is.
 #[must_use]

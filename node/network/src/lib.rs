@@ -42,7 +42,7 @@ mod swarm;
 mod transport;
 mod trim;
 
-pub use address::{address_with_peer, parse_address, peer_text};
+pub use address::{address_with_peer, is_address, parse_address, peer_text};
 pub use config::{Config, StartError};
 pub use event::{
     AddressError, Busy, Direction, Event, PeerInfo, PublishError, SendError, Ticket, Topic, Verdict,

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, Method};
 use http_body_util::{BodyExt, Limited};
 use pumasi_protocol::types::{Amount, Unit};
 use serde_json::{Map, Value};
+use zeroize::{Zeroize, Zeroizing};
 
 use super::BODY_MAX;
 use super::problem::Problem;
@@ -131,7 +132,12 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
     if bytes.is_empty() {
         return Ok(Fields { map: Map::new() });
     }
-    match serde_json::from_slice(&bytes) {
+    let parsed = serde_json::from_slice(&bytes);
+    // It may hold the words of an account.
+    if let Ok(mut bytes) = bytes.try_into_mut() {
+        bytes.zeroize();
+    }
+    match parsed {
         Ok(Value::Object(map)) => Ok(Fields { map }),
         Ok(_) => Err(Problem::field("#", "the body must be a JSON object: {...}")),
         Err(error) => Err(Problem::field(
@@ -263,9 +269,16 @@ impl Call {
 }
 
 /// The members of a JSON body. Each is taken once; what is left at the end is unknown.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Fields {
     map: Map<String, Value>,
+}
+
+impl std::fmt::Debug for Fields {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Values may be secret.
+        f.debug_set().entries(self.map.keys()).finish()
+    }
 }
 
 impl Fields {
@@ -285,6 +298,32 @@ impl Fields {
     pub(super) fn text(&mut self, name: &str) -> Result<String, Problem> {
         self.optional(name)?
             .ok_or_else(|| Problem::field(&format!("#/{name}"), format!("`{name}` is missing")))
+    }
+
+    /// A text that must be there and is wiped after use.
+    pub(super) fn secret(&mut self, name: &str) -> Result<Zeroizing<String>, Problem> {
+        self.text(name).map(Zeroizing::new)
+    }
+
+    /// An optional list of texts.
+    pub(super) fn texts(&mut self, name: &str) -> Result<Vec<String>, Problem> {
+        let wrong = || {
+            Problem::field(
+                &format!("#/{name}"),
+                format!("`{name}` must be a list of texts"),
+            )
+        };
+        match self.map.remove(name) {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::Array(items)) => items
+                .into_iter()
+                .map(|item| match item {
+                    Value::String(text) => Ok(text),
+                    _ => Err(wrong()),
+                })
+                .collect(),
+            Some(_) => Err(wrong()),
+        }
     }
 
     /// `true` or `false`.

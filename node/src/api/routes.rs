@@ -16,15 +16,15 @@ use serde_json::json;
 use super::call::Call;
 use super::guard::{self, Guard};
 use super::problem::Problem;
-use super::{State, events};
+use super::{State, events, restores};
 use crate::error::ErrorKind;
 use crate::node::{Account, Page};
 
 /// How long a call to the node may take; the client's own timeout should be longer.
 const CALL_TIME: Duration = Duration::from_secs(30);
 
-type Api = Shared<Arc<State>>;
-type Answer = Result<Response, Problem>;
+pub(super) type Api = Shared<Arc<State>>;
+pub(super) type Answer = Result<Response, Problem>;
 
 /// All routes behind a guard.
 pub(super) fn router(state: Arc<State>, guard: Guard) -> Router {
@@ -56,7 +56,8 @@ pub(super) fn router(state: Arc<State>, guard: Guard) -> Router {
         .route("/peers", get(peers).post(connect))
         .route("/peers/{node}", delete(disconnect))
         .route("/peers/{node}/block", post(block_node))
-        .route("/events", get(events::events));
+        .route("/events", get(events::events))
+        .merge(restores::routes());
     Router::new()
         .nest("/api/v1", v1)
         .route("/livez", get(live))
@@ -103,7 +104,7 @@ pub(super) fn answer(status: StatusCode, value: &impl Serialize) -> Answer {
     Ok(response)
 }
 
-fn ok(value: &impl Serialize) -> Answer {
+pub(super) fn ok(value: &impl Serialize) -> Answer {
     answer(StatusCode::OK, value)
 }
 
@@ -128,7 +129,7 @@ fn page(list: &impl Serialize, next: Option<&str>) -> Answer {
     ok(&Paged { items: list, next })
 }
 
-fn no_content() -> Answer {
+pub(super) fn no_content() -> Answer {
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

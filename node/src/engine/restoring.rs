@@ -30,6 +30,8 @@ const NEWS_PATIENCE: u64 = 3 * SECOND;
 const KEEPER_PATIENCE: u64 = 20 * SECOND;
 /// Unanswered questions are asked again this often.
 const ASK_AGAIN: u64 = 3 * SECOND;
+/// Addresses to begin with that are remembered for one restore at most.
+const HINTS_MAX: usize = 64;
 /// Nodes that are asked for a locator at most.
 const NODES_MAX: usize = 256;
 /// What is read of each keeper.
@@ -59,6 +61,9 @@ pub(super) struct Restoring {
     /// Who was asked for what, and when.
     asked: BTreeMap<(NodeId, bool), Time>,
     places: BTreeMap<NodeId, Vec<String>>,
+    /// Addresses to begin with, and when they were tried last.
+    hints: Vec<String>,
+    hinted: Time,
     /// The newest record found: names the keepers.
     pub(super) found: Option<CheckedRecord>,
     /// The new device.
@@ -166,6 +171,8 @@ impl Engine {
                 news: self.now,
                 asked: BTreeMap::new(),
                 places: BTreeMap::new(),
+                hints: Vec::new(),
+                hinted: Time(0),
                 found: None,
                 device: None,
                 fenced: BTreeSet::new(),
@@ -177,8 +184,13 @@ impl Engine {
             self.due.restored.remove(&account);
             self.due.own_sets.remove(&account);
         }
-        for hint in hints {
-            self.step.effects.push(Effect::ConnectAddress(hint.clone()));
+        if let Some(restoring) = self.restoring.get_mut(&account) {
+            for hint in hints {
+                if !restoring.hints.contains(hint) && restoring.hints.len() < HINTS_MAX {
+                    restoring.hints.push(hint.clone());
+                }
+            }
+            restoring.hinted = Time(0);
         }
         let addresses = self.settings.bootstrap.clone();
         for address in addresses {
@@ -228,6 +240,7 @@ impl Engine {
         };
         let mut nodes = self.sessions();
         if restoring.found.is_none() {
+            self.try_hints(account);
             // Whoever is known at all may have the locator.
             for node in self.known_nodes(NODES_MAX)? {
                 self.want(node);
@@ -272,6 +285,20 @@ impl Engine {
             return self.fence(account);
         }
         Ok(())
+    }
+
+    fn try_hints(&mut self, account: AccountId) {
+        let now = self.now;
+        let Some(restoring) = self.restoring.get_mut(&account) else {
+            return;
+        };
+        if now.since(restoring.hinted) < ASK_AGAIN {
+            return;
+        }
+        restoring.hinted = now;
+        for hint in restoring.hints.clone() {
+            self.step.effects.push(Effect::ConnectAddress(hint));
+        }
     }
 
     /// The record under which this node keeps the account's mailbox itself.

@@ -331,22 +331,24 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Two daemons whose accounts, hana and bora, are contacts of each other.
-pub(crate) fn friends(dir: &Path) -> (Daemon, Daemon) {
-    let hana = Daemon::with_account(&dir.join("hana"), "hana");
-    let bora = Daemon::with_account(&dir.join("bora"), "bora");
-    let body = serde_json::json!({ "name": "bora" });
-    let link = hana.post("/api/v1/invitations", &body, 201)["link"].clone();
-    bora.post(
-        "/api/v1/contacts",
-        &serde_json::json!({ "uri": link, "name": "hana" }),
-        201,
-    );
-    for (node, other) in [(&hana, "bora"), (&bora, "hana")] {
+/// Makes the accounts of two daemons contacts of each other; `names` are their names.
+pub(crate) fn befriend(nodes: [&Daemon; 2], names: [&str; 2]) {
+    let body = serde_json::json!({ "name": names[1] });
+    let link = nodes[0].post("/api/v1/invitations", &body, 201)["link"].clone();
+    let body = serde_json::json!({ "uri": link, "name": names[0] });
+    nodes[1].post("/api/v1/contacts", &body, 201);
+    for (node, other) in [(nodes[0], names[1]), (nodes[1], names[0])] {
         wait_for("the contact to become active", || {
             let contact = node.http("GET", &format!("/api/v1/contacts/{other}"), None, &[]);
             (contact.status == 200 && contact.json()["state"] == "active").then_some(())
         });
     }
+}
+
+/// Two daemons whose accounts, hana and bora, are contacts of each other.
+pub(crate) fn friends(dir: &Path) -> (Daemon, Daemon) {
+    let hana = Daemon::with_account(&dir.join("hana"), "hana");
+    let bora = Daemon::with_account(&dir.join("bora"), "bora");
+    befriend([&hana, &bora], ["hana", "bora"]);
     (hana, bora)
 }
