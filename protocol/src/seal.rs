@@ -749,7 +749,7 @@ mod tests {
             "25602048d8e1c370f7afa761801815f066cd54558bea06c2d4dc424e1f45fb7c",
             "d35f2ab7148a0818a0501093ce710af6ccba5c5c38b1091dcc645e4e5846e9ca",
             "c741a10211a63914d52779cb1e90cf225a6ebc5c500c199bc42db41e62ea2596",
-            "b9456e0f2507eb7c85d66bb13940e1289e7fda0496e6d9cfce506271960e92fe",
+            "567daf48bed696da8f5333b7e7666e7e35f1c5fcaa6477d6e049e67e25520f79",
         ];
         assert_eq!(found, expected);
     }

@@ -392,6 +392,23 @@ fn keepers_and_owners_sign_as_in_the_field() {
         let signed = DURI.by_device(&statement);
         file.signed(&format!("statement: {name}"), &DURI.device_seed, &signed);
     }
+    file.signed(
+        "archive volume",
+        &HANA.device_seed,
+        &samples::archive::volume().signed,
+    );
+    file.signed("archive page", &HANA.device_seed, &samples::archive::page());
+    let records = codec::encode(&samples::archive::records());
+    file.add(
+        "records of the archive page",
+        json!({ "phrase_entropy": hex(HANA.entropy) }),
+        json!({ "bytes": hex(records) }),
+    );
+    file.signed(
+        "locator",
+        &HANA.keys().locator.seed().0,
+        &samples::archive::locator(),
+    );
     let (account, asker) = (DURI.account(), HANA.node());
     let tag = crypto::mac(
         &CAPABILITY.tag_key().0,

@@ -6,10 +6,10 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 use std::sync::LazyLock;
 
-use pumasi_protocol::archive::CheckedVolume;
+use pumasi_protocol::archive::{self, CheckedVolume, Page, PageKeys, Records, Volume};
 use pumasi_protocol::chat::{Arrival, Chat, HOLES_MAX, Position};
 use pumasi_protocol::codec::{self, Wire};
-use pumasi_protocol::crypto::{self, Signable, Signed};
+use pumasi_protocol::crypto::{self, Secret, Signable, Signed};
 use pumasi_protocol::delivery;
 use pumasi_protocol::envelope::{
     Body, Content, Encapsulation, Envelope, HEADS_MAX, Head, Letter, Payload, Sealed,
@@ -19,6 +19,7 @@ use pumasi_protocol::invitation::Invitation;
 use pumasi_protocol::line::{
     Entry, EntryRecord, EquivocationProof, IouRecord, Known, Line, Stamp, line_id,
 };
+use pumasi_protocol::locator::{self, Locator};
 use pumasi_protocol::mailbox::{self, Action, CustodyReceipt, Statement, Usage};
 use pumasi_protocol::record::{AccountRecord, CheckedRecord, KeyBundle, NodeRecord, OneTimeKey};
 use pumasi_protocol::types::{
@@ -42,7 +43,7 @@ static RECORDS: LazyLock<[CheckedRecord; 2]> =
 type Check = fn(&[u8]);
 
 /// The kinds by name. The first byte of an input is a place in this list, so new ones go to the end.
-pub(crate) const KINDS: [(&str, Check); 32] = [
+pub(crate) const KINDS: [(&str, Check); 36] = [
     ("frame", frame),
     ("envelope", envelope),
     ("sealed", sealed),
@@ -65,6 +66,10 @@ pub(crate) const KINDS: [(&str, Check); 32] = [
     ("signed-custody-receipt", signed::<CustodyReceipt>),
     ("statement", statement),
     ("signed-statement", signed::<Statement>),
+    ("signed-volume", signed_volume),
+    ("signed-page", signed_page),
+    ("records", same_only::<Records>),
+    ("signed-locator", signed_locator),
     ("invitation", invitation),
     ("invitation-link", invitation_link),
     ("entry", entry),
@@ -206,6 +211,35 @@ fn frame(bytes: &[u8]) {
     }
 }
 
+/// A head of a volume is whose it says, or refused.
+fn signed_volume(bytes: &[u8]) {
+    if let Some(signed) = same::<Signed<Volume>>(bytes) {
+        inside(&signed);
+        let _ = CheckedVolume::check(signed);
+    }
+}
+
+/// A page: of the sample's volume, or refused; opened, or not.
+fn signed_page(bytes: &[u8]) {
+    let Some(signed) = same::<Signed<Page>>(bytes) else {
+        return;
+    };
+    inside(&signed);
+    if let Ok(page) = super::samples::archive::volume().page(&signed) {
+        let keys = PageKeys::first(Secret([7; 32]));
+        assert!(archive::open(&page, &keys).is_err());
+    }
+}
+
+fn signed_locator(bytes: &[u8]) {
+    if let Some(signed) = same::<Signed<Locator>>(bytes)
+        && let Ok(locator) = locator::check(&signed)
+    {
+        assert_eq!(locator.name, HANA.keys().locator.public());
+        assert!(locator::read(&locator, &HANA.keys().locator).is_ok());
+    }
+}
+
 fn envelope(bytes: &[u8]) {
     let Some(envelope) = same::<Envelope>(bytes) else {
         return;
@@ -287,7 +321,7 @@ fn content(bytes: &[u8]) {
             };
             receive(&mut super::samples::chat(), &at, heads);
         }
-        Body::Reset { .. } | Body::Resend { .. } => {}
+        Body::Reset { .. } | Body::Resend { .. } | Body::LineView { .. } => {}
     }
 }
 

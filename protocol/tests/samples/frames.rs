@@ -7,7 +7,8 @@ use pumasi_protocol::types::EnvelopeId;
 use pumasi_protocol::wire::{Frame, Parcel, Refused, Request, Response, Set, keys_tag_text};
 
 use super::{
-    CAPABILITY, DURI, HANA, SEYEON, VERSION, envelope, filler, payloads, receipt, seals, statements,
+    CAPABILITY, DURI, HANA, SEYEON, VERSION, archive, envelope, filler, payloads, receipt, seals,
+    statements,
 };
 
 /// All of them, by name.
@@ -124,6 +125,49 @@ pub(crate) fn all() -> Vec<(&'static str, Frame)> {
         (
             "fetch-envelopes",
             request(Request::FetchEnvelopes { mailbox, ids }),
+        ),
+        (
+            "pages",
+            Frame::Pages {
+                volumes: vec![archive::volume().signed],
+                pages: vec![archive::page()],
+            },
+        ),
+        (
+            "fetch-pages",
+            request(Request::FetchPages {
+                mailbox,
+                ids: vec![archive::id()],
+            }),
+        ),
+        (
+            "put-locator",
+            request(Request::PutLocator(archive::locator())),
+        ),
+        ("find-locator", request(Request::FindLocator([0xa6; 32]))),
+        ("archive-head", request(Request::ArchiveHead { mailbox })),
+        (
+            "audit",
+            request(Request::Audit {
+                mailbox,
+                id: archive::id(),
+                nonce: [0xa7; 32],
+            }),
+        ),
+        (
+            "answer-locator",
+            response(Response::Locator(Some(archive::locator()))),
+        ),
+        (
+            "answer-head",
+            response(Response::Head {
+                epoch: super::EPOCH,
+                number: 7,
+            }),
+        ),
+        (
+            "answer-proof",
+            response(Response::Proof(Some(filler(0xa8)))),
         ),
         ("answer-done", response(Response::Done)),
         (

@@ -25,6 +25,7 @@ use pumasi_protocol::types::{
     AccountId, DAY, DeviceKey, EnvelopeId, Hash, MessageId, NodeId, Time,
 };
 
+pub(crate) mod archive;
 pub(crate) mod frames;
 pub(crate) mod money;
 
@@ -417,6 +418,22 @@ pub(crate) fn all() -> Vec<Encoded> {
         all.push(("envelope", name.into(), codec::encode(&envelope)));
         all.push(("sealed", name.into(), codec::encode(&envelope.sealed)));
     }
+    all.push((
+        "signed-volume",
+        "hana".into(),
+        codec::encode(&archive::volume().signed),
+    ));
+    all.push((
+        "signed-page",
+        "hana".into(),
+        codec::encode(&archive::page()),
+    ));
+    all.push(("records", "hana".into(), codec::encode(&archive::records())));
+    all.push((
+        "signed-locator",
+        "hana".into(),
+        codec::encode(&archive::locator()),
+    ));
     for (name, statement) in statements() {
         all.push(("statement", name.into(), codec::encode(&statement)));
         all.push((
