@@ -72,7 +72,11 @@ impl Engine {
                     format!("an account has at most {LINES_MAX} lines"),
                 ));
             }
-            let line = Line::new(account, contact, unit).map_err(refused)?;
+            let mut line = Line::new(account, contact, unit).map_err(refused)?;
+            if self.was_restored(&account)? {
+                // An earlier device may have used it: nothing here would know.
+                line.mark_restored(self.own(&account)?.certificate(), false);
+            }
             self.lines.insert((account, id), line);
         }
         Ok(id)
@@ -120,12 +124,15 @@ impl Engine {
         self.may_sign(account)?;
         let stamp = self.stamp(account)?;
         let id = self.line_with(*account, contact, unit)?;
-        let line = self.known_line(*account, id)?;
+        let line = self.resumed(*account, id)?;
         // On a frozen line the same limit again is what lets it go on.
         let view = line.view();
         if view.limit_given == amount && !view.frozen && !line.heads(*account).is_empty() {
             return self.line_view(account, id);
         }
+        line.propose_limit(stamp, amount).map_err(refused)?;
+        self.resume(*account, id)?;
+        let line = self.known_line(*account, id)?;
         let entry = line.propose_limit(stamp, amount).map_err(refused)?;
         self.sign_entry(*account, &entry)?;
         self.credit_changed(account, id)
@@ -143,6 +150,9 @@ impl Engine {
         self.may_sign(account)?;
         let stamp = self.stamp(account)?;
         let id = line_id(*account, contact, &unit);
+        let line = self.resumed(*account, id)?;
+        line.propose_close(stamp).map_err(refused)?;
+        self.resume(*account, id)?;
         let entry = self
             .known_line(*account, id)?
             .propose_close(stamp)
@@ -202,6 +212,12 @@ impl Engine {
         let stamp = self.stamp(account)?;
         let id = self.line_with(*account, contact, unit.clone())?;
         let known = self.iou(*account, id, *account, payment)?;
+        if self.known_line(*account, id)?.was_restored() {
+            self.resumed(*account, id)?
+                .propose_iou(stamp, payment, amount, note, known.as_ref())
+                .map_err(refused)?;
+            self.resume(*account, id)?;
+        }
         let entry = self
             .known_line(*account, id)?
             .propose_iou(stamp, payment, amount, note, known.as_ref())
@@ -231,7 +247,12 @@ impl Engine {
     }
 
     /// What the rules need to know of the store for an entry.
-    fn lookup(&mut self, account: AccountId, entry: &Entry, _hash: Hash) -> Result<Known> {
+    pub(super) fn lookup(
+        &mut self,
+        account: AccountId,
+        entry: &Entry,
+        _hash: Hash,
+    ) -> Result<Known> {
         let Some(line) = self.line(account, entry.line)? else {
             return Ok(Known::default());
         };
@@ -601,6 +622,7 @@ impl Engine {
     /// Signs the answers to what came in this step: one acceptance for all of a line, and declines.
     pub(super) fn answer_ious(&mut self) -> Result<()> {
         while let Some((account, id)) = self.step.answers.pop_first() {
+            self.resume(account, id)?;
             let answers = self.known_line(account, id)?.answers_due();
             for ious in answers.accept.chunks(MAX_ACCEPT) {
                 let stamp = self.stamp(&account)?;

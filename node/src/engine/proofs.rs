@@ -375,6 +375,10 @@ impl Engine {
         }
         for record in records {
             self.newer_record_everywhere(&record)?;
+            let account = record.account();
+            if self.accounts.contains_key(&account) {
+                self.newer_own_record(account, record.signed)?;
+            }
         }
         self.pump_soon(from)
     }

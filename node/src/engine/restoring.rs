@@ -369,7 +369,10 @@ impl Engine {
         let Some(restoring) = self.restoring.get_mut(&account) else {
             return;
         };
-        if restoring.phase != Phase::Locating {
+        if restoring
+            .record()
+            .is_some_and(|own| own.device() == record.device())
+        {
             return;
         }
         let newer = restoring
@@ -379,6 +382,8 @@ impl Engine {
         if !newer {
             return;
         }
+        // The keepers are others than was thought: begin anew with those, under a higher epoch.
+        restoring.phase = Phase::Locating;
         restoring.news = now;
         for keeper in &record.record.keepers {
             let Place { node, addresses } = keeper.place.clone();
@@ -393,10 +398,13 @@ impl Engine {
         let Some(mut restoring) = self.restoring.remove(&account) else {
             return Ok(());
         };
-        let highest = restoring
-            .found
-            .as_ref()
-            .map_or(0, |record| record.certificate.epoch);
+        let seen = [restoring.found.as_ref(), restoring.record()];
+        let highest = seen
+            .into_iter()
+            .flatten()
+            .map(|record| record.certificate.epoch)
+            .max()
+            .unwrap_or(0);
         let epoch = next_epoch(highest, self.now);
         let name = restoring
             .found
@@ -444,6 +452,12 @@ impl Engine {
             .filter(|node| *node != me && !restoring.fenced.contains(node))
             .collect();
         let places = restoring.places.clone();
+        // First each says which record it has: one that knows of other keepers must be heard.
+        let asked = restoring.asked.clone();
+        let (heard, unheard): (Vec<NodeId>, Vec<NodeId>) = nodes
+            .into_iter()
+            .partition(|node| asked.contains_key(&(*node, false)));
+        nodes = heard;
         nodes.retain(|node| {
             let slot = restoring.fence_asked.entry(*node).or_insert(Time(0));
             let due = now.since(*slot) >= ASK_AGAIN;
@@ -461,10 +475,13 @@ impl Engine {
         let waited = now.since(restoring.news) >= patience;
         let begin = all || (waited && (enough || counted > 0));
         for node in nodes {
+            self.ask(node, request.clone(), Purpose::Fence(account));
+        }
+        for node in unheard {
             if let Some(addresses) = places.get(&node) {
                 self.due.hints.entry(node).or_insert(addresses.clone());
             }
-            self.ask(node, request.clone(), Purpose::Fence(account));
+            self.ask(node, Request::FindRecord(account), Purpose::Find(account));
         }
         if begin {
             let Some(restoring) = self.restoring.get_mut(&account) else {

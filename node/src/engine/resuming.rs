@@ -7,8 +7,10 @@ use std::collections::BTreeSet;
 use pumasi_protocol::codec;
 use pumasi_protocol::crypto::Signed;
 use pumasi_protocol::envelope::{Body, WANTS_MAX, Wanted};
-use pumasi_protocol::line::{Adopted, Entry, MAX_ADOPTED, Operation, Refusal, Span, chain_id};
-use pumasi_protocol::types::{AccountId, LineId};
+use pumasi_protocol::line::{
+    Adopted, Entry, Line, MAX_ADOPTED, Operation, Refusal, Span, chain_id,
+};
+use pumasi_protocol::types::{AccountId, Hash, LineId};
 use rusqlite::params;
 
 use super::rebuilding::Model;
@@ -91,8 +93,40 @@ impl Engine {
         Ok(())
     }
 
-    /// Signs a `Resume` if one is due.
+    /// Whether an earlier device wrote the archive of an own account.
+    pub(super) fn was_restored(&self, account: &AccountId) -> Result<bool> {
+        let now = self.own(account)?.certificate();
+        Ok(self
+            .db
+            .prepare_cached("SELECT 1 FROM volumes WHERE mailbox = ?1 AND certificate <> ?2")?
+            .exists(params![account.0, now.0])?)
+    }
+
+    /// A line as it will be after the `Resume` that is due on it, if one is: what is asked of it can be
+    /// refused before anything is signed.
+    pub(super) fn resumed(&mut self, account: AccountId, id: LineId) -> Result<Line> {
+        let stamp = self.stamp(&account)?;
+        let mut line = self.known_line(account, id)?.clone();
+        if !line.was_restored() {
+            return Ok(line);
+        }
+        if let Ok(entry) = line.propose_resume(stamp) {
+            // Never stored: any hash will do.
+            let hash = Hash([1; 32]);
+            let known = self.lookup(account, &entry, hash)?;
+            if let Ok(received) = line.receive(&entry, hash, &known) {
+                line.apply(received);
+            }
+        }
+        Ok(line)
+    }
+
+    /// Signs a `Resume` if one is due: before anything else on a line of a restored account, and
+    /// whenever more became known of its earlier devices.
     pub(super) fn resume(&mut self, account: AccountId, id: LineId) -> Result<()> {
+        if !self.known_line(account, id)?.was_restored() {
+            return Ok(());
+        }
         let stamp = self.stamp(&account)?;
         match self.known_line(account, id)?.propose_resume(stamp) {
             Ok(entry) => self.sign_entry(account, &entry),

@@ -47,6 +47,12 @@ impl Line {
         });
     }
 
+    /// Whether this account is known to have been restored: see [`Self::mark_restored`].
+    #[must_use]
+    pub const fn was_restored(&self) -> bool {
+        self.restore.is_some()
+    }
+
     /// Whether new debt of mine waits: for my `Resume`, or, after an incomplete restore, for the other
     /// side's answer to it.
     #[must_use]

@@ -316,8 +316,10 @@ fn line(net: &Net, node: usize, me: AccountId, other: AccountId) -> (i128, u64, 
 fn limit(net: &mut Net, node: usize, me: AccountId, other: AccountId, amount: u64) {
     let (who, amount) = (other.to_string(), amount.to_string());
     net.settle_level(node, me);
-    net.call(node, move |engine| engine.set_limit(&me, &who, "KRW", &amount))
-        .unwrap();
+    net.call(node, move |engine| {
+        engine.set_limit(&me, &who, "KRW", &amount)
+    })
+    .unwrap();
 }
 
 /// Both ends agree, and this is what the first one has.
@@ -429,4 +431,28 @@ fn what_only_the_other_side_has_comes_back_from_it() {
     let again = net.pay((4, a), b, 700, "not-safe");
     net.run(5_000);
     assert_eq!(agreed(&net, (4, a), (1, b)), Some(-700), "{again:?}");
+}
+
+#[test]
+fn a_line_that_a_restored_account_never_used_refuses_without_stopping_the_node() {
+    let (mut net, ids) = five(113);
+    let (a, b) = (ids[0], ids[1]);
+    net.meet((0, a), (1, b));
+    net.run(3_000);
+    net.burn(0);
+    let view = net.restore(4, a);
+    assert_eq!(view.state, "done", "{view:?}");
+    // No credit yet: refused, and nothing is signed.
+    let refused = net.pay((4, a), b, 5, "early").unwrap_err();
+    assert!(
+        refused.to_string().contains("more than is left"),
+        "{refused}"
+    );
+    limit(&mut net, 1, b, a, 1_000);
+    net.run(3_000);
+    net.pay((4, a), b, 5, "now").unwrap();
+    limit(&mut net, 4, a, b, 70);
+    net.until("both ends agree", 30, |net| {
+        agreed(net, (4, a), (1, b)) == Some(-5) && line(net, 1, b, a).2 == 70
+    });
 }
