@@ -499,3 +499,27 @@ fn parse_message(text: &str) -> Result<MessageId> {
         .parse()
         .map_err(|error: pumasi_protocol::types::ParseError| Error::invalid(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_engine_that_ends_unasked_is_told_as_a_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::builder()
+            .data_dir(directory.path())
+            .stands_in("pangyo", "hana")
+            .listen(["/ip4/127.0.0.1/tcp/0"])
+            .start()
+            .await
+            .unwrap();
+        node.input(Input::Call(Box::new(|_| panic!("a bug"))))
+            .await
+            .unwrap();
+        let error = node.failed().await;
+        assert!(error.to_string().contains("stopped"), "{error}");
+        let refused = node.create_account("hana").await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    }
+}

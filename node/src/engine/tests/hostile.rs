@@ -289,3 +289,34 @@ fn a_node_that_brings_thousands_of_unwanted_envelopes_loses_its_session() {
     }
     assert!(ended);
 }
+
+#[test]
+fn a_contact_whose_keys_cannot_be_used_stops_nobody() {
+    let (mut net, ids) = Net::with(69, &FOUR);
+    net.settle_keepers(3);
+    net.meet((0, ids[0]), (1, ids[1]));
+    net.meet((0, ids[0]), (2, ids[2]));
+    let own = &net.members[1].engine.accounts[&ids[1]];
+    let mut bundle = own.keys.unverified().unwrap();
+    // Points of small order: every secret agreed with them is known to everybody.
+    bundle.ratchet_identity = [0; 32];
+    bundle.last_resort = [0; 32];
+    let keys = Signed::sign(&bundle, &own.device);
+    let mut record = own.record.record.clone();
+    record.version += 100;
+    record.keys = keys.hash();
+    let record = Signed::sign(&record, &own.device);
+    let (me, contact) = (ids[0], ids[1]);
+    net.call(0, move |engine| {
+        // No session yet, so one must be begun with those keys.
+        engine.known_contact(me, contact)?.sessions = crate::ratchet::PeerSessions::empty();
+        engine.keys_answer(me, contact, record, keys, None)
+    })
+    .unwrap();
+    let stuck = net.send((0, ids[0]), ids[1], "to nobody");
+    let sent = net.send((0, ids[0]), ids[2], "to somebody");
+    net.until("others are written to", 30, |net| {
+        net.message(0, ids[0], &sent.id).state == State::Delivered
+    });
+    assert_eq!(net.message(0, ids[0], &stuck.id).state, State::Saved);
+}
