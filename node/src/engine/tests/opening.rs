@@ -82,11 +82,9 @@ fn mail_that_the_device_cannot_open_is_kept_and_opened_by_the_words() {
     net.send((0, hana), bora, "answer");
     net.run(5_000);
     // The session is lost here, and bora's building burns before it can begin another.
-    net.kill(1);
-    net.restart(1);
-    net.settle_level(1, bora);
     net.call(0, move |engine| {
         engine.known_contact(hana, bora)?.sessions = crate::ratchet::PeerSessions::empty();
+        engine.touch(hana, bora);
         Ok(())
     })
     .unwrap();
@@ -114,5 +112,42 @@ fn mail_that_the_device_cannot_open_is_kept_and_opened_by_the_words() {
     assert_eq!(unopened(&net), 0);
     net.run(20_000);
     assert_eq!(net.received(0, hana, bora), ["one", "two"]);
+    assert_eq!(unopened(&net), 0, "it is acknowledged, and does not return");
+}
+
+#[test]
+fn late_mail_for_a_device_that_is_gone_is_opened_by_the_words() {
+    let (mut net, ids) = five(203);
+    let (hana, bora) = (ids[0], ids[1]);
+    net.meet((0, hana), (1, bora));
+    net.run(3_000);
+    let record = net.members[0].engine.accounts[&hana].record.clone();
+    let dark = (2..4)
+        .find(|node| record.keeper(&net.members[*node].id).is_some())
+        .expect("a keeper in another building");
+    net.burn(0);
+    // One keeper and bora do not hear of the restore.
+    let others: Vec<usize> = (2..5).filter(|other| *other != dark).collect();
+    for other in &others {
+        net.cut(1, *other);
+        net.cut(dark, *other);
+    }
+    let view = net.restore(4, hana);
+    assert_eq!(view.state, "done", "{view:?}");
+    net.send((1, bora), hana, "late");
+    net.run(5_000);
+    net.burn(1);
+    for other in &others {
+        net.mend(dark, *other);
+    }
+    let unopened = |net: &Net| net.members[4].engine.unopened(&hana).unwrap();
+    net.until("the envelope is here", 120, |net| unopened(net) == 1);
+    assert_eq!(net.received(4, hana, bora), Vec::<String>::new());
+    let words = net.phrases[&hana].clone();
+    net.call(4, move |engine| engine.open_with_words(&hana, &words))
+        .unwrap();
+    assert_eq!(net.received(4, hana, bora), ["late"]);
+    net.run(20_000);
+    assert_eq!(net.received(4, hana, bora), ["late"]);
     assert_eq!(unopened(&net), 0, "it is acknowledged, and does not return");
 }
