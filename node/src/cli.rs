@@ -8,6 +8,7 @@ mod network;
 mod people;
 mod print;
 mod prompt;
+mod restore;
 mod settings;
 mod setup;
 mod talk;
@@ -119,6 +120,8 @@ enum Command {
     Run(Given),
     /// Create the data directory and a first account, without starting
     Init(setup::Init),
+    /// Bring an account back from its 24 words: after a fire, on any machine
+    Restore(Box<restore::Restore>),
     /// One screen: node, accounts, balances, what is wrong
     Status,
     /// My id and fingerprint
@@ -133,6 +136,9 @@ enum Command {
     /// Conversations
     #[command(subcommand)]
     Chat(talk::Chat),
+    /// One message
+    #[command(subcommand)]
+    Message(talk::Message),
     /// Credit lines: who may owe whom how much
     #[command(subcommand)]
     Credit(credit::Credit),
@@ -222,6 +228,13 @@ fn dispatch(cli: Cli, by_flag: bool, out: Out) -> Result<ExitCode> {
             let config = load(Given::of_environment(&[]))?;
             wait_for(setup::init(&init, &config, out))??;
         }
+        Command::Restore(restore) => {
+            let config = load(restore.given.clone())?;
+            wait_for(async {
+                let daemon = running(&global, &load, &config, out).await?;
+                restore::restore(&restore, &config, daemon, out).await
+            })??;
+        }
         Command::Config(settings) => {
             settings.run(global.config.as_deref(), load, out)?;
         }
@@ -258,6 +271,7 @@ async fn client_command(command: Command, session: Session) -> Result<()> {
         Command::Pay(pay) => pay.run(session).await,
         Command::Contact(contact) => contact.run(session).await,
         Command::Chat(chat) => chat.run(session).await,
+        Command::Message(message) => message.run(session).await,
         Command::Credit(credit) => credit.run(session).await,
         Command::Keeper(keeper) => keeper.run(session).await,
         Command::Peer(peer) => peer.run(session).await,
@@ -265,9 +279,30 @@ async fn client_command(command: Command, session: Session) -> Result<()> {
         Command::Events(events) => events.run(session).await,
         Command::Run(_)
         | Command::Init(_)
+        | Command::Restore(_)
         | Command::Config(_)
         | Command::Version
         | Command::Health(_) => Err(Error::new(ErrorKind::Internal, "this needs no daemon")),
+    }
+}
+
+/// The daemon that holds the directory, if one runs; a daemon that was named must answer.
+async fn running(
+    global: &Global,
+    load: impl Fn(Given) -> Result<Config>,
+    config: &Config,
+    out: Out,
+) -> Result<Option<Client>> {
+    let named = global.remote.is_some() || global.socket.is_some();
+    let there = named || config.api_socket()?.is_some_and(|socket| socket.exists());
+    if !there {
+        return Ok(None);
+    }
+    let client = session(global, load, out)?.client;
+    match client.get::<Value>("/livez").await {
+        Ok(_) => Ok(Some(client)),
+        Err(error) if error.kind() == ErrorKind::Unavailable && !named => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

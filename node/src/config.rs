@@ -429,6 +429,11 @@ impl Config {
             .map(PathBuf::from)
     }
 
+    /// Addresses of nodes to begin with.
+    pub(crate) fn bootstrap(&self) -> Vec<String> {
+        self.texts("node.bootstrap")
+    }
+
     /// `log.level`.
     pub(crate) fn log_level(&self) -> &str {
         self.text("log.level")

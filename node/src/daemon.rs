@@ -249,7 +249,7 @@ fn filter(level: &str) -> Result<EnvFilter> {
 }
 
 /// No core dumps, no debugger of the same user: keys are in this memory. Best effort.
-fn keep_memory_private() {
+pub(crate) fn keep_memory_private() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit};
     let none = Rlimit {
         current: Some(0),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pumasi_network::{Event, EventReceiver, Network, Ticket, Topic, Verdict};
-use pumasi_protocol::types::NodeId;
+use pumasi_protocol::types::{AccountId, NodeId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::check;
@@ -47,6 +47,8 @@ struct Tickets {
 pub(crate) struct Outcome {
     /// Highest event sequence number.
     pub(crate) events: watch::Sender<u64>,
+    /// Accounts that are being compared with their keepers.
+    pub(crate) checking: watch::Sender<Vec<AccountId>>,
     /// Why the engine stopped by itself.
     pub(crate) failure: watch::Sender<Option<Error>>,
 }
@@ -158,6 +160,9 @@ impl Worker {
                     }
                 }
                 Effect::Reply(reply) => reply(),
+                Effect::Checking(accounts) => {
+                    self.outcome.checking.send_replace(accounts);
+                }
                 Effect::Events(seq) => {
                     self.outcome.events.send_replace(seq);
                 }
@@ -204,7 +209,7 @@ impl Worker {
                     network.judge(ticket, verdict);
                 }
             }
-            Effect::Reply(_) | Effect::Events(_) => {}
+            Effect::Reply(_) | Effect::Events(_) | Effect::Checking(_) => {}
         }
     }
 }

@@ -8,6 +8,7 @@ mod agreement;
 mod archiving;
 mod cleaning;
 mod contacts;
+mod deleting;
 mod events;
 mod idempotency;
 mod incoming;
@@ -115,6 +116,8 @@ pub(crate) enum Effect {
     Judge(u64, Option<bool>),
     /// Answer a call.
     Reply(Reply),
+    /// Accounts that are still compared with their keepers; told when it changes.
+    Checking(Vec<AccountId>),
     /// New events; the highest sequence number.
     Events(u64),
 }
@@ -131,6 +134,7 @@ impl std::fmt::Debug for Effect {
             Self::Publish(bytes) => write!(f, "Publish({} bytes)", bytes.len()),
             Self::Judge(ticket, verdict) => write!(f, "Judge({ticket}, {verdict:?})"),
             Self::Reply(_) => f.write_str("Reply"),
+            Self::Checking(list) => write!(f, "Checking({list:?})"),
             Self::Events(seq) => write!(f, "Events({seq})"),
         }
     }
@@ -162,6 +166,8 @@ struct Step {
     /// The call that makes the next own entry.
     call: Option<pumasi_protocol::archive::Call>,
     events: bool,
+    /// An account may sign now, or never again.
+    levels: bool,
 }
 
 /// The engine. One per node; whoever calls [`Engine::step`] owns it.
@@ -284,6 +290,9 @@ impl Engine {
         }
         self.db.prepare_cached("COMMIT")?.execute([])?;
         let mut step = std::mem::take(&mut self.step);
+        if step.levels {
+            step.effects.push(Effect::Checking(self.checking()));
+        }
         if step.events {
             step.effects.push(Effect::Events(self.last_event));
         }

@@ -36,6 +36,8 @@ pub enum ErrorKind {
     NotPermitted,
     /// Too much at once; try again.
     Busy,
+    /// The account was just started and is being compared with its keepers: try again in a moment.
+    Checking,
     /// Took too long; the outcome is unknown, the same key may be used again.
     TimedOut,
     /// The daemon cannot be reached or is stopping.
@@ -48,7 +50,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Invalid,
         Self::TooLarge,
         Self::IdempotencyKeyMissing,
@@ -61,6 +63,7 @@ impl ErrorKind {
         Self::LineStopped,
         Self::NotPermitted,
         Self::Busy,
+        Self::Checking,
         Self::TimedOut,
         Self::Unavailable,
         Self::Storage,
@@ -83,6 +86,7 @@ impl ErrorKind {
             Self::LineStopped => "line_stopped",
             Self::NotPermitted => "not_permitted",
             Self::Busy => "busy",
+            Self::Checking => "checking",
             Self::TimedOut => "timed_out",
             Self::Unavailable => "unavailable",
             Self::Storage => "storage",
@@ -102,7 +106,7 @@ impl ErrorKind {
             Self::IdempotencyKeyReused => 422,
             Self::Busy => 429,
             Self::Storage | Self::Internal => 500,
-            Self::Unavailable => 503,
+            Self::Unavailable | Self::Checking => 503,
             Self::TimedOut => 504,
         }
     }
@@ -111,7 +115,7 @@ impl ErrorKind {
     #[must_use]
     pub const fn exit_code(self) -> u8 {
         match self {
-            Self::Storage | Self::Internal | Self::Busy | Self::Exists => 1,
+            Self::Storage | Self::Internal | Self::Busy | Self::Checking | Self::Exists => 1,
             Self::Invalid
             | Self::TooLarge
             | Self::IdempotencyKeyMissing
@@ -129,7 +133,10 @@ impl ErrorKind {
     /// Whether the same call may succeed later.
     #[must_use]
     pub const fn retryable(self) -> bool {
-        matches!(self, Self::Busy | Self::TimedOut | Self::Unavailable)
+        matches!(
+            self,
+            Self::Busy | Self::Checking | Self::TimedOut | Self::Unavailable
+        )
     }
 }
 

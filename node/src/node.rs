@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pumasi_network::{Config, Network, address_with_peer, peer_text};
-use pumasi_protocol::types::{MessageId, NodeId};
+use pumasi_protocol::types::{AccountId, MessageId, NodeId};
 use pumasi_protocol::wire::FRAME_MAX;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,6 +32,8 @@ pub use restore::Restore;
 
 /// A call waits this long for a place in the engine's queue before it hears "busy".
 const QUEUE_WITHIN: Duration = Duration::from_secs(5);
+/// A call that signs waits this long for an account that is being compared with its keepers.
+const CHECKED_WITHIN: Duration = Duration::from_secs(5);
 /// Read-only connections.
 const READERS: usize = 2;
 /// From this many connections on, a node is a community node.
@@ -51,6 +53,7 @@ struct Inner {
     readers: Vec<Mutex<Connection>>,
     next_reader: AtomicUsize,
     events: watch::Receiver<u64>,
+    checking: watch::Receiver<Vec<AccountId>>,
     failure: watch::Receiver<Option<Error>>,
     stopping: AtomicBool,
     started: Instant,
@@ -177,6 +180,7 @@ impl Node {
             .collect::<Result<_>>()?;
         let (sender, inputs) = mpsc::channel(INPUTS);
         let (seen, seen_by_handles) = watch::channel(engine.last_event());
+        let (checking, checking_by_handles) = watch::channel(engine.checking());
         let (failure, failure_by_handles) = watch::channel(None);
         let tickets = Arc::new(SharedTickets::default());
         driver::spawn_engine(
@@ -186,6 +190,7 @@ impl Node {
             Some(network.clone()),
             Outcome {
                 events: seen,
+                checking,
                 failure,
             },
             inputs,
@@ -208,6 +213,7 @@ impl Node {
                 readers,
                 next_reader: AtomicUsize::new(0),
                 events: seen_by_handles,
+                checking: checking_by_handles,
                 failure: failure_by_handles,
                 stopping: AtomicBool::new(false),
                 started: Instant::now(),
@@ -295,6 +301,23 @@ impl Node {
         receiver.await.map_err(|_| self.gone())?
     }
 
+    /// The same for what signs: an account that was just started is compared with its keepers first,
+    /// which takes a moment and is waited for.
+    pub(crate) async fn ask_to_sign<T: Send + 'static>(
+        &self,
+        account: AccountId,
+        work: impl FnOnce(&mut Engine) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let mut checking = self.inner.checking.clone();
+        // Not in time, or the engine is gone: the call itself says so.
+        let _ = tokio::time::timeout(
+            CHECKED_WITHIN,
+            checking.wait_for(|accounts| !accounts.contains(&account)),
+        )
+        .await;
+        self.ask(work).await
+    }
+
     /// Runs something on a read-only connection.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
@@ -359,12 +382,18 @@ impl Node {
         (counters.bytes_in, counters.bytes_out)
     }
 
-    /// Whether the engine answers and the store takes writes. A node without peers is ready.
+    /// Whether the engine answers, the store takes writes, and every account was compared with its
+    /// keepers since the start. A node whose accounts have no keepers is ready without peers.
     ///
     /// # Errors
-    /// `Unavailable` when it is stopping, `Busy` when it cannot keep up.
+    /// `Unavailable` when it is stopping, `Busy` when it cannot keep up, `Checking` while an account
+    /// is being compared.
     pub async fn ready(&self) -> Result<()> {
-        self.ask(|engine| engine.probe()).await
+        self.ask(|engine| {
+            engine.probe()?;
+            Ok(engine.all_checked())
+        })
+        .await?
     }
 
     /// Makes an account with fresh words, which are in the answer and nowhere else.

@@ -50,6 +50,7 @@ pub(crate) fn account_view(own: &Own) -> AccountView {
         epoch: own.record.certificate.epoch,
         record_version: own.record.record.version,
         created: rfc3339(own.created),
+        state: own.state_word().into(),
     }
 }
 

@@ -54,6 +54,9 @@ pub struct AccountView {
     pub record_version: u64,
     /// When it was made here (RFC 3339).
     pub created: String,
+    /// `active`; `checking` until it was compared with its keepers after a start; `behind` or
+    /// `replaced` when it never signs again.
+    pub state: String,
 }
 
 /// A new account: the only time its words are seen.
@@ -333,6 +336,13 @@ pub struct AccountStatusView {
     pub unread: u64,
     /// Own items not yet safe.
     pub waiting: u64,
+    /// Pages of the archive that are not safe yet: what a restore might lack.
+    pub archive_behind: u64,
+    /// Milliseconds since the oldest of them was written; 0 when there is none.
+    pub archive_behind_ms: u64,
+    /// Envelopes in the mailbox that this device could not open. Their senders are asked to seal them
+    /// again; the account's words open them, too.
+    pub unopened: u64,
     /// Balance per unit over all lines.
     pub balances: BTreeMap<String, String>,
 }
@@ -362,6 +372,15 @@ pub struct StatusView {
     pub uptime: u64,
     /// What is wrong, in words, each with what to do.
     pub alarms: Vec<String>,
+}
+
+/// What the words of an account opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenedView {
+    /// Envelopes that were opened. What they held may have come by another way before.
+    pub opened: u64,
+    /// Envelopes that could not be opened, even so.
+    pub unopened: u64,
 }
 
 /// How restoring an account stands.

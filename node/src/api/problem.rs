@@ -1,7 +1,7 @@
 //! Errors as problem documents (RFC 9457).
 
 use axum::body::Body;
-use axum::http::header::{ALLOW, CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
@@ -73,6 +73,9 @@ impl Problem {
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
+        if self.error.kind() == ErrorKind::Checking {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
+        }
         if self.status == 401 {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -133,6 +136,7 @@ const fn title(kind: ErrorKind) -> &'static str {
         ErrorKind::LineStopped => "The line is frozen or closed",
         ErrorKind::NotPermitted => "Not permitted",
         ErrorKind::Busy => "Too much at once",
+        ErrorKind::Checking => "Not compared with its keepers yet",
         ErrorKind::TimedOut => "Took too long",
         ErrorKind::Unavailable => "Not available",
         ErrorKind::Storage => "The store failed",

@@ -33,6 +33,7 @@ pub(super) fn router(state: Arc<State>, guard: Guard) -> Router {
         .route("/node/status", get(status))
         .route("/accounts", get(accounts).post(create_account))
         .route("/accounts/{which}", get(account).patch(rename_account))
+        .route("/accounts/{which}/unopened", post(open_unopened))
         .route("/invitations", post(invite))
         .route("/contacts", get(contacts).post(add_contact))
         .route(
@@ -44,7 +45,7 @@ pub(super) fn router(state: Arc<State>, guard: Guard) -> Router {
         .route("/chats", get(chats))
         .route("/chats/{who}/messages", get(messages).post(send))
         .route("/chats/{who}/read", post(read))
-        .route("/messages/{id}", get(message))
+        .route("/messages/{id}", get(message).delete(delete_message))
         .route("/credit-lines", get(lines).post(set_limit))
         .route("/credit-lines/{who}/{unit}", get(line))
         .route("/credit-lines/{who}/{unit}/close", post(close_line))
@@ -220,6 +221,15 @@ async fn rename_account(Shared(api): Api, call: Call) -> Answer {
     ok(&timely(account.rename(&name)).await?)
 }
 
+async fn open_unopened(Shared(api): Api, call: Call) -> Answer {
+    call.allow_query(&[])?;
+    let account = timely(api.node.account(Some(call.path("which")))).await?;
+    let mut body = call.body();
+    let words = body.secret("phrase")?;
+    body.end()?;
+    ok(&timely(account.open_unopened(&words)).await?)
+}
+
 async fn invite(Shared(api): Api, call: Call) -> Answer {
     let account = account_only(&api, &call).await?;
     let mut body = call.body();
@@ -331,6 +341,12 @@ async fn read(Shared(api): Api, call: Call) -> Answer {
 async fn message(Shared(api): Api, call: Call) -> Answer {
     let account = account_only(&api, &call).await?;
     ok(&timely(account.message(call.path("id"))).await?)
+}
+
+async fn delete_message(Shared(api): Api, call: Call) -> Answer {
+    let account = account_only(&api, &call).await?;
+    timely(account.delete_message(call.path("id"))).await?;
+    no_content()
 }
 
 async fn lines(Shared(api): Api, call: Call) -> Answer {

@@ -70,6 +70,7 @@ fn screen(status: &StatusView) -> String {
     for one in &status.accounts {
         lines.push(String::new());
         lines.push(format!("{}  {}", flat(&one.account.name), one.account.id));
+        lines.push(format!("  state     {}", one.account.state));
         lines.push(format!(
             "  keepers   {} of {} in {}",
             one.keepers,
@@ -82,6 +83,21 @@ fn screen(status: &StatusView) -> String {
             one.waiting,
             count(one.contacts, "contact", "contacts")
         ));
+        lines.push(match one.archive_behind {
+            0 => "  archive   everything is safe".to_owned(),
+            behind => format!(
+                "  archive   {} not safe yet, for {} ms",
+                count(behind, "step", "steps"),
+                one.archive_behind_ms
+            ),
+        });
+        if one.unopened > 0 {
+            lines.push(format!(
+                "  mail      {} could not be opened here: their senders are asked again; the account's words open \
+                 them, too (pumasi restore --open-mail)",
+                count(one.unopened, "envelope", "envelopes")
+            ));
+        }
         for (unit, balance) in &one.balances {
             lines.push(match balance.strip_prefix('-') {
                 Some(debt) => format!("  balance   you owe {}", amount(debt, unit)),

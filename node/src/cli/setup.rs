@@ -124,9 +124,9 @@ pub(crate) async fn init(init: &Init, config: &Config, out: Out) -> Result<()> {
     }
     let new_key = !data_dir.join(vault::KEY_FILE).exists();
     let unlock = if new_key {
-        choose_lock(init, config)?
+        choose_lock(init.key_file, init.passphrase_file.clone(), config)?
     } else {
-        existing_lock(init, config)?
+        existing_lock(init.key_file, init.passphrase_file.as_deref(), config)?
     };
     let name = name(init)?;
     let words = init.words.prepare()?;
@@ -176,15 +176,15 @@ fn name(init: &Init) -> Result<String> {
 }
 
 /// How a new key is kept.
-fn choose_lock(init: &Init, config: &Config) -> Result<Unlock> {
-    if init.key_file {
+pub(super) fn choose_lock(
+    key_file: bool,
+    passphrase_file: Option<PathBuf>,
+    config: &Config,
+) -> Result<Unlock> {
+    if key_file {
         return Ok(Unlock::KeyFile);
     }
-    if let Some(path) = init
-        .passphrase_file
-        .clone()
-        .or_else(|| config.passphrase_file())
-    {
+    if let Some(path) = passphrase_file.or_else(|| config.passphrase_file()) {
         return daemon::read_passphrase(&path).map(Unlock::Passphrase);
     }
     if !prompt::possible() {
@@ -207,10 +207,14 @@ fn choose_lock(init: &Init, config: &Config) -> Result<Unlock> {
 }
 
 /// How the key that is there is opened.
-fn existing_lock(init: &Init, config: &Config) -> Result<Unlock> {
-    match &init.passphrase_file {
+pub(super) fn existing_lock(
+    key_file: bool,
+    passphrase_file: Option<&Path>,
+    config: &Config,
+) -> Result<Unlock> {
+    match passphrase_file {
         Some(path) => daemon::read_passphrase(path).map(Unlock::Passphrase),
-        None if init.key_file => Ok(Unlock::KeyFile),
+        None if key_file => Ok(Unlock::KeyFile),
         None => daemon::unlock(config),
     }
 }

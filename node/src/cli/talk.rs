@@ -210,6 +210,27 @@ pub(crate) enum Chat {
     },
 }
 
+/// `pumasi message`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Message {
+    /// Delete a text for yourself, here and in the archive; the other side keeps its own
+    Delete {
+        /// Message id: msg1...
+        id: String,
+    },
+}
+
+impl Message {
+    pub(crate) async fn run(self, session: &Session) -> Result<()> {
+        let Self::Delete { id } = self;
+        let path = format!("/messages/{}", segment(&id));
+        session.client.delete::<()>(&path).await?;
+        session
+            .out
+            .one(&json!({ "id": id, "deleted": true }), |_| "deleted".to_owned())
+    }
+}
+
 #[derive(Deserialize)]
 struct Chats {
     items: Vec<ChatView>,

@@ -217,6 +217,10 @@ impl Engine {
         }
         // The seal key tells who sealed it.
         let Some((contact, seal_key)) = self.seal_key(&account, &envelope.sealed, &seals)? else {
+            if self.for_earlier_device(&account, &envelope.sealed, &seals) {
+                self.store_own_envelope(account, id, &envelope.sealed, &bytes, &seals)?;
+                return Ok(Outcome::Unopened);
+            }
             return Ok(Outcome::Refused(NotAdmitted::MissingSeals));
         };
         let opened = self.open_envelope(account, contact, &envelope.sealed, &seal_key)?;
@@ -224,7 +228,7 @@ impl Engine {
             Ok(opened) => opened,
             Err(why) => {
                 tracing::info!(envelope = ?id, node = ?from, %why, "an envelope cannot be opened");
-                self.keep_unopened(account, id, &envelope.sealed, &bytes)?;
+                self.keep_unopened(account, id, &envelope.sealed, &bytes, &seals)?;
                 self.ask_reset(account, contact)?;
                 return Ok(Outcome::Unopened);
             }
@@ -556,9 +560,7 @@ impl Engine {
                     tracing::info!(sender = %contact, "a text of a device that is not known");
                     return Ok(false);
                 }
-                if self.was_deleted(&account, &message.0)? {
-                    return Ok(true);
-                }
+                let deleted = self.was_deleted(&account, &message.0)?;
                 let entry = self.known_contact(account, contact)?;
                 let mut may_fill = !entry.chat.holes().is_empty();
                 let at = Position {
@@ -567,6 +569,13 @@ impl Engine {
                     sequence,
                     time: content.time,
                 };
+                if deleted {
+                    // Not shown again; its place is taken, so that nobody is asked for it.
+                    let _: Place = entry.chat.receive(&at, &heads, now);
+                    self.touch_conversation(account, contact);
+                    self.fill_gap(account, contact, epoch, sequence)?;
+                    return Ok(true);
+                }
                 let (gap, shown) = match entry.chat.receive(&at, &heads, now) {
                     Place::New { gap, shown } => (
                         gap.map_or(0, |(first, last)| last.saturating_sub(first) + 1),

@@ -78,7 +78,7 @@ impl Engine {
             Level::Level => return Ok(()),
             Level::Unchecked { answered, .. } => {
                 return Err(Error::new(
-                    ErrorKind::Busy,
+                    ErrorKind::Checking,
                     format!(
                         "this account was just started and is being compared with its keepers ({} of {} have answered): try again in a moment",
                         answered.len(),
@@ -94,6 +94,26 @@ impl Engine {
             }
         };
         Err(Error::new(ErrorKind::Refused, why))
+    }
+
+    /// Accounts that may not sign yet because they are being compared.
+    pub(crate) fn checking(&self) -> Vec<AccountId> {
+        self.accounts
+            .iter()
+            .filter(|(_, own)| matches!(own.level, Level::Unchecked { .. }))
+            .map(|(account, _)| *account)
+            .collect()
+    }
+
+    /// Refuses while any account is being compared, with the reason.
+    pub(crate) fn all_checked(&self) -> Result<()> {
+        for account in self.checking() {
+            let name = &self.own(&account)?.name;
+            self.may_sign(&account).map_err(|error| {
+                Error::new(error.kind(), format!("`{name}`: {error}"))
+            })?;
+        }
+        Ok(())
     }
 
     /// After the start: accounts without enough keepers to compare with go on at once.
@@ -155,6 +175,7 @@ impl Engine {
             return Ok(());
         }
         own.level = Level::Level;
+        self.step.levels = true;
         self.became_level(account)
     }
 
@@ -211,6 +232,7 @@ impl Engine {
         }
         let code = if level == Level::Behind { 1 } else { 2 };
         own.level = level;
+        self.step.levels = true;
         let name = own.name.clone();
         let why = self
             .may_sign(&account)

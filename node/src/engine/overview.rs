@@ -107,6 +107,9 @@ impl Engine {
         for id in ids {
             let status = self.account_status(&id)?;
             let name = &status.account.name;
+            if let Err(error) = self.may_sign(&id) {
+                alarms.push(format!("{name}: {error}"));
+            }
             if status.keepers < KEEPERS {
                 let keepers = self.keepers_view(&id)?;
                 alarms.push(format!("{name}: {}", keepers.missing.unwrap_or_default()));
@@ -152,6 +155,7 @@ impl Engine {
             let slot = balances.entry(line.unit).or_default();
             *slot = slot.saturating_add(line.balance.parse().unwrap_or(0));
         }
+        let (archive_behind, since) = self.archive_behind(account)?;
         Ok(AccountStatusView {
             account: self.account_view(account)?,
             keepers: keepers.keepers.len(),
@@ -164,6 +168,9 @@ impl Engine {
             waiting: count(
                 "SELECT count(*) FROM messages WHERE account = ?1 AND outgoing = 1 AND safe = 0",
             )?,
+            archive_behind,
+            archive_behind_ms: since.map_or(0, |since| self.now().since(since)),
+            unopened: self.unopened(account)?,
             balances: balances
                 .into_iter()
                 .map(|(unit, sum)| (unit, sum.to_string()))

@@ -1,13 +1,16 @@
 //! Making good: envelopes that cannot be opened, holes in a conversation.
 
-use pumasi_protocol::envelope::Body;
+use pumasi_protocol::codec;
+use pumasi_protocol::envelope::{Body, Encapsulation, SealFor, SealName, Sealed};
+use pumasi_protocol::identity::Phrase;
 use pumasi_protocol::types::{AccountId, EnvelopeId, MessageId, SECOND, Time};
 use rusqlite::params;
 
 use super::incoming::RESET_MAX;
 use super::{Engine, blob, one};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ratchet::PeerSessions;
+use crate::view::OpenedView;
 
 /// A contact is asked to repair at most this often, in milliseconds.
 const REPAIR_EVERY: u64 = 15 * SECOND;
@@ -41,24 +44,121 @@ impl Engine {
         &mut self,
         account: AccountId,
         id: EnvelopeId,
-        sealed: &pumasi_protocol::envelope::Sealed,
+        sealed: &Sealed,
         bytes: &[u8],
+        seals: &[(SealName, Encapsulation)],
     ) -> Result<()> {
-        self.db.execute(
-            "INSERT OR IGNORE INTO envelopes
-               (mailbox, envelope, created, expires, capability, seals, bytes)
-             VALUES (?1, ?2, ?3, ?4, ?5, x'', ?6)",
-            params![
-                account.0,
+        self.store_own_envelope(account, id, sealed, bytes, seals)?;
+        self.due.unopened.entry(account).or_default().push(id);
+        Ok(())
+    }
+
+    /// Whether an envelope was sealed to an earlier device of an own account, by a sender that had not
+    /// heard of this one: only the words open it.
+    pub(super) fn for_earlier_device(
+        &self,
+        account: &AccountId,
+        sealed: &Sealed,
+        seals: &[(SealName, Encapsulation)],
+    ) -> bool {
+        let version = self.accounts.get(account).map(|own| own.record.version());
+        version.is_some_and(|version| sealed.record < version)
+            && seals.iter().any(|(name, seal)| {
+                sealed.recovery_seal == Some(*name)
+                    && seal.for_key == SealFor::Recovery
+                    && seal.mailbox == *account
+            })
+    }
+
+    /// Stores an envelope of an own mailbox with the encapsulations that open it. False when it was
+    /// here already.
+    pub(super) fn store_own_envelope(
+        &mut self,
+        mailbox: AccountId,
+        id: EnvelopeId,
+        sealed: &Sealed,
+        bytes: &[u8],
+        seals: &[(SealName, Encapsulation)],
+    ) -> Result<bool> {
+        let mut names = sealed.device_seal.0.to_vec();
+        names.extend(sealed.recovery_seal.iter().flat_map(|name| name.0));
+        let rows = self
+            .db
+            .prepare_cached(
+                "INSERT INTO envelopes
+                   (mailbox, envelope, created, expires, capability, seals, bytes)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
+            )?
+            .execute(params![
+                mailbox.0,
                 id.0,
                 sealed.created.0,
                 sealed.expires.0,
                 sealed.capability.0,
+                names,
                 bytes
-            ],
-        )?;
-        self.due.unopened.entry(account).or_default().push(id);
-        Ok(())
+            ])?;
+        if rows > 0
+            && let Some(sets) = self.due.own_sets.get_mut(&mailbox)
+        {
+            sets.envelopes.add(&id.0);
+            sets.envelope_count += 1;
+        }
+        for (name, encapsulation) in seals {
+            if encapsulation.mailbox != mailbox {
+                continue;
+            }
+            self.db
+                .prepare_cached(
+                    "INSERT INTO encapsulations (mailbox, name, expires, bytes)
+                     VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT DO UPDATE SET expires = max(expires, excluded.expires)",
+                )?
+                .execute(params![
+                    mailbox.0,
+                    name.0,
+                    sealed.expires.0,
+                    codec::encode(encapsulation)
+                ])?;
+        }
+        Ok(rows > 0)
+    }
+
+    /// Opens what waits in an own mailbox by the account's words.
+    pub(crate) fn open_with_words(
+        &mut self,
+        account: &AccountId,
+        words: &str,
+    ) -> Result<OpenedView> {
+        let phrase = Phrase::parse(words).map_err(|error| {
+            Error::invalid(format!("these are not the words of an account: {error}"))
+        })?;
+        self.may_sign(account)?;
+        let root = phrase.keys();
+        if root.account() != *account {
+            return Err(Error::new(
+                ErrorKind::Refused,
+                "these are the words of another account",
+            ));
+        }
+        let before = self.unopened(account)?;
+        let unopened = self.open_by_phrase(*account, &root)? as u64;
+        if self.due.own_sets.contains_key(account) {
+            let sets = self.load_sets(account)?;
+            self.due.own_sets.insert(*account, sets);
+        }
+        Ok(OpenedView {
+            opened: before.saturating_sub(unopened),
+            unopened,
+        })
+    }
+
+    /// Envelopes of an own mailbox that could not be opened.
+    pub(super) fn unopened(&self, account: &AccountId) -> Result<u64> {
+        Ok(self
+            .db
+            .prepare_cached("SELECT count(*) FROM envelopes WHERE mailbox = ?1 AND hidden IS NULL")?
+            .query_row(params![account.0], |row| row.get(0))?)
     }
 
     /// Begins a new session with a contact and says which envelopes could not be opened.

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pumasi_protocol::codec;
 use pumasi_protocol::crypto::Signed;
 use pumasi_protocol::identity::{Phrase, RootKeys, next_epoch};
 use pumasi_protocol::locator::{self, Locator};
@@ -644,46 +643,7 @@ impl Engine {
         restoring.news = now;
         restoring.items = restoring.items.saturating_add(1);
         let sealed = &parcel.envelope.sealed;
-        let mut names = sealed.device_seal.0.to_vec();
-        names.extend(sealed.recovery_seal.iter().flat_map(|name| name.0));
-        let rows = self
-            .db
-            .prepare_cached(
-                "INSERT INTO envelopes
-                   (mailbox, envelope, created, expires, capability, seals, bytes)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
-            )?
-            .execute(params![
-                mailbox.0,
-                parcel.id.0,
-                sealed.created.0,
-                sealed.expires.0,
-                sealed.capability.0,
-                names,
-                parcel.bytes.0
-            ])?;
-        if rows > 0
-            && let Some(sets) = self.due.own_sets.get_mut(&mailbox)
-        {
-            sets.envelopes.add(&parcel.id.0);
-            sets.envelope_count += 1;
-        }
-        for (name, encapsulation) in parcel.seals {
-            if encapsulation.mailbox != mailbox {
-                continue;
-            }
-            self.db
-                .prepare_cached(
-                    "INSERT INTO encapsulations (mailbox, name, expires, bytes)
-                     VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
-                )?
-                .execute(params![
-                    mailbox.0,
-                    name.0,
-                    sealed.expires.0,
-                    codec::encode(&encapsulation)
-                ])?;
-        }
+        self.store_own_envelope(mailbox, parcel.id, sealed, &parcel.bytes, &parcel.seals)?;
         Ok(())
     }
 

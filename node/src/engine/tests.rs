@@ -4,6 +4,7 @@
 mod delivery;
 mod hostile;
 mod network;
+mod opening;
 mod payments;
 mod restore;
 mod storage;

@@ -48,6 +48,11 @@ pub(crate) struct Own {
 }
 
 impl Own {
+    /// Whether it may sign, in a word: see [`crate::view::AccountView::state`].
+    pub(crate) const fn state_word(&self) -> &'static str {
+        self.level.word()
+    }
+
     pub(crate) fn id(&self) -> AccountId {
         self.record.account()
     }

@@ -1,13 +1,14 @@
 //! The handle of one account of a node.
 
 use pumasi_protocol::types::AccountId;
+use zeroize::Zeroizing;
 
 use super::{Events, Node, Page};
 use crate::error::Result;
 use crate::read;
 use crate::view::{
     AccountView, ChatView, ContactView, InvitationView, KeepersView, LineView, MessageView, Money,
-    PaymentView,
+    OpenedView, PaymentView,
 };
 
 /// An account of a node. Clones are handles to the same account.
@@ -23,6 +24,15 @@ macro_rules! on_engine {
         let $id = $self.id;
         $(let $text = $text.to_owned();)*
         $self.node.ask(move |$engine| $work).await
+    }};
+}
+
+/// The same for what signs.
+macro_rules! signing {
+    ($self:ident, $($text:ident),* => |$engine:ident, $id:ident| $work:expr) => {{
+        let $id = $self.id;
+        $(let $text = $text.to_owned();)*
+        $self.node.ask_to_sign($id, move |$engine| $work).await
     }};
 }
 
@@ -56,7 +66,7 @@ impl Account {
     /// # Errors
     /// `Invalid` or `TooLarge` for the name, `Exists` when it is taken on this node.
     pub async fn rename(&self, name: &str) -> Result<AccountView> {
-        on_engine!(self, name => |engine, id| engine.rename_account(&id, &name))
+        signing!(self, name => |engine, id| engine.rename_account(&id, &name))
     }
 
     /// A new invitation; `name` is what the one who comes will be called here.
@@ -65,7 +75,7 @@ impl Account {
     /// `TooLarge` when too many are open.
     pub async fn invite(&self, name: Option<&str>) -> Result<InvitationView> {
         let name = name.map(str::to_owned);
-        on_engine!(self, => |engine, id| engine.invite(&id, name.as_deref()))
+        signing!(self, => |engine, id| engine.invite(&id, name.as_deref()))
     }
 
     /// All contacts, by name.
@@ -97,7 +107,7 @@ impl Account {
     /// `Invalid` for a link that cannot be used, `Exists` when it is a contact already.
     pub async fn add_contact(&self, link: &str, name: Option<&str>) -> Result<ContactView> {
         let name = name.map(str::to_owned);
-        on_engine!(self, link => |engine, id| engine.add_contact(&id, &link, name.as_deref()))
+        signing!(self, link => |engine, id| engine.add_contact(&id, &link, name.as_deref()))
     }
 
     /// Gives a contact another name.
@@ -105,7 +115,7 @@ impl Account {
     /// # Errors
     /// `NotFound`, `Invalid`, `Exists`.
     pub async fn rename_contact(&self, who: &str, name: &str) -> Result<ContactView> {
-        on_engine!(self, who, name => |engine, id| engine.rename_contact(&id, &who, &name))
+        signing!(self, who, name => |engine, id| engine.rename_contact(&id, &who, &name))
     }
 
     /// Notes that a contact's fingerprint was compared, if it is the right one.
@@ -113,7 +123,7 @@ impl Account {
     /// # Errors
     /// `NotFound`; `Refused` when the fingerprint is another.
     pub async fn verify_contact(&self, who: &str, fingerprint: &str) -> Result<ContactView> {
-        on_engine!(self, who, fingerprint => |engine, id| {
+        signing!(self, who, fingerprint => |engine, id| {
             engine.verify_contact(&id, &who, &fingerprint)
         })
     }
@@ -123,7 +133,7 @@ impl Account {
     /// # Errors
     /// `NotFound`.
     pub async fn block_contact(&self, who: &str, blocked: bool) -> Result<ContactView> {
-        on_engine!(self, who => |engine, id| engine.block_contact(&id, &who, blocked))
+        signing!(self, who => |engine, id| engine.block_contact(&id, &who, blocked))
     }
 
     /// Ends with a contact; its messages go too.
@@ -131,7 +141,7 @@ impl Account {
     /// # Errors
     /// `NotFound`; `Refused` while something is owed.
     pub async fn remove_contact(&self, who: &str) -> Result<()> {
-        on_engine!(self, who => |engine, id| engine.remove_contact(&id, &who))
+        signing!(self, who => |engine, id| engine.remove_contact(&id, &who))
     }
 
     /// Writes a text. It is saved when this returns; how far it comes is told by events and by
@@ -141,7 +151,7 @@ impl Account {
     /// `TooLarge` above 60 KiB, `Invalid` when empty, `NotFound`, `Busy` when too much waits.
     pub async fn send(&self, who: &str, text: &str, key: Option<&str>) -> Result<MessageView> {
         let key = key.map(str::to_owned);
-        on_engine!(self, who, text => |engine, id| engine.send_text(&id, &who, &text, key.as_deref()))
+        signing!(self, who, text => |engine, id| engine.send_text(&id, &who, &text, key.as_deref()))
     }
 
     /// One message.
@@ -153,6 +163,27 @@ impl Account {
         self.node
             .read(move |db| read::message(db, &id, &message))
             .await
+    }
+
+    /// Deletes a text for this account: here, and in the archive. It is not shown again when it
+    /// comes again. What is under way to others still goes.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid` for a wrong id; `Refused` for an IOU: what is owed stays told.
+    pub async fn delete_message(&self, message: &str) -> Result<()> {
+        let message = super::parse_message(message)?;
+        signing!(self, => |engine, id| engine.delete_message(&id, &message))
+    }
+
+    /// Opens what this device could not open, by the copies for the account's 24 words. The words are
+    /// wiped after use.
+    ///
+    /// # Errors
+    /// `Invalid` when these are not the words of an account, `Refused` when they are another
+    /// account's.
+    pub async fn open_unopened(&self, words: &str) -> Result<OpenedView> {
+        let words = Zeroizing::new(words.to_owned());
+        signing!(self, => |engine, id| engine.open_with_words(&id, &words))
     }
 
     /// A page of a conversation, oldest first; the newest page when neither side is given.
@@ -183,7 +214,7 @@ impl Account {
     /// # Errors
     /// `NotFound`.
     pub async fn mark_read(&self, who: &str) -> Result<u64> {
-        on_engine!(self, who => |engine, id| engine.mark_read(&id, &who))
+        signing!(self, who => |engine, id| engine.mark_read(&id, &who))
     }
 
     /// All lines.
@@ -208,7 +239,7 @@ impl Account {
     /// # Errors
     /// `Invalid` for amount or unit, `NotFound`, `LineStopped`.
     pub async fn set_limit(&self, who: &str, unit: &str, amount: &str) -> Result<LineView> {
-        on_engine!(self, who, unit, amount => |engine, id| {
+        signing!(self, who, unit, amount => |engine, id| {
             engine.set_limit(&id, &who, &unit, &amount)
         })
     }
@@ -218,7 +249,7 @@ impl Account {
     /// # Errors
     /// `NotFound`, `Refused` when the offer stands already.
     pub async fn close_line(&self, who: &str, unit: &str) -> Result<LineView> {
-        on_engine!(self, who, unit => |engine, id| engine.close_line(&id, &who, &unit))
+        signing!(self, who, unit => |engine, id| engine.close_line(&id, &who, &unit))
     }
 
     /// Signs an IOU. The same key with the same arguments gives the same payment: a retry never pays
@@ -235,7 +266,7 @@ impl Account {
         key: &str,
     ) -> Result<PaymentView> {
         let amount = amount.clone();
-        on_engine!(self, who, note, key => |engine, id| engine.pay(&id, &who, &amount, &note, &key))
+        signing!(self, who, note, key => |engine, id| engine.pay(&id, &who, &amount, &note, &key))
     }
 
     /// One payment.
@@ -273,7 +304,7 @@ impl Account {
     /// # Errors
     /// `NotFound`, `Exists`, `Invalid`, `TooLarge`.
     pub async fn add_keeper(&self, who: &str) -> Result<KeepersView> {
-        on_engine!(self, who => |engine, id| engine.add_keeper(&id, &who))
+        signing!(self, who => |engine, id| engine.add_keeper(&id, &who))
     }
 
     /// Does without a keeper from now on.
@@ -281,7 +312,7 @@ impl Account {
     /// # Errors
     /// `NotFound`, `Invalid`.
     pub async fn remove_keeper(&self, node: &str) -> Result<KeepersView> {
-        on_engine!(self, node => |engine, id| engine.remove_keeper(&id, &node))
+        signing!(self, node => |engine, id| engine.remove_keeper(&id, &node))
     }
 
     /// This account's events, acknowledged under a name; see [`Node::subscribe`].
