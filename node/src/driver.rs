@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use pumasi_network::{Event, EventReceiver, Network, Ticket, Topic, Verdict};
 use pumasi_protocol::types::NodeId;
@@ -23,6 +24,8 @@ const BATCH: usize = 256;
 const UNCHECKED: usize = 256;
 /// How often time is told to the engine.
 const TICK: std::time::Duration = std::time::Duration::from_millis(250);
+/// Pages of the database on disk that are looked at per tick: 0.5 MiB a second.
+const SCRUB_PAGES: u32 = 32;
 /// Steps between looks at the size of the write-ahead log.
 const STEPS_BETWEEN_CHECKS: u32 = 64;
 /// Gossip messages that wait for a verdict.
@@ -91,6 +94,7 @@ impl Worker {
     fn run(mut self, mut inputs: mpsc::Receiver<Message>) {
         let mut batch: Vec<Input> = Vec::new();
         let mut steps = 0_u32;
+        let mut scrubbed = Instant::now();
         let stopped = loop {
             // Frames to this node itself are next; otherwise wait for something to do.
             if batch.is_empty() {
@@ -121,6 +125,12 @@ impl Worker {
             self.perform(effects, &mut batch);
             if let Some(done) = stop {
                 break Some(done);
+            }
+            if scrubbed.elapsed() >= TICK {
+                scrubbed = Instant::now();
+                if let Err(error) = self.engine.scrub(SCRUB_PAGES) {
+                    return self.fail(&error);
+                }
             }
             steps += 1;
             if steps >= STEPS_BETWEEN_CHECKS {

@@ -80,8 +80,11 @@ fn settings(options: &Options) -> Settings {
 fn open(options: &Options) -> Result<(Engine, store::DirectoryLock)> {
     options.check()?;
     let lock = store::lock(&options.data_dir)?;
+    store::begin(&options.data_dir)?;
     let vault = Vault::open_or_create(&options.data_dir, &options.unlock)?;
+    let checked = store::pages::check(&options.data_dir)?;
     let db = store::open(&options.data_dir)?;
+    let pages = checked.begin(&db)?;
     let mut engine = Engine::open(
         db,
         vault,
@@ -89,7 +92,9 @@ fn open(options: &Options) -> Result<(Engine, store::DirectoryLock)> {
         settings(options),
         clock::wall(),
     )?;
+    engine.guard(pages);
     engine.load_due()?;
+    store::begun(&options.data_dir)?;
     Ok((engine, lock))
 }
 
