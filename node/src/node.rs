@@ -23,7 +23,7 @@ use crate::vault::Vault;
 use crate::view::{
     AccountView, EventView, KeptView, NewAccountView, NodeView, PeerView, StatusView,
 };
-use crate::{clock, read, store};
+use crate::{backup, clock, read, store};
 
 pub use account::Account;
 pub use events::Events;
@@ -461,6 +461,26 @@ impl Node {
     /// `Storage` when the store cannot be read.
     pub async fn keeping(&self) -> Result<Vec<KeptView>> {
         self.read(read::keeping).await
+    }
+
+    /// A copy of the database as it is now, in a file that nobody else can open. The daemon goes on
+    /// meanwhile.
+    pub(crate) async fn backup(&self) -> Result<std::fs::File> {
+        let directory = self.inner.options.data_dir.clone();
+        blocking(move || {
+            let part = directory.join("backup.part");
+            let file = backup::copy(&directory, &part).and_then(|()| {
+                std::fs::File::open(&part).map_err(|error| {
+                    Error::new(
+                        ErrorKind::Storage,
+                        format!("cannot read {}: {error}", part.display()),
+                    )
+                })
+            });
+            let _ = std::fs::remove_file(&part);
+            file
+        })
+        .await
     }
 
     /// Events after a sequence number, oldest first.

@@ -23,7 +23,7 @@ const BEGUN: &str = "beginning";
 /// SQLite versions below this one may corrupt a WAL database (WAL-reset bug).
 const SQLITE_FLOOR: i32 = 3_051_003;
 /// Marks the file as ours (PRAGMA application_id): "PUMA".
-const APPLICATION_ID: i32 = 0x5055_4d41;
+pub(crate) const APPLICATION_ID: i32 = 0x5055_4d41;
 /// The schema, one step per version.
 const MIGRATIONS: [&str; 1] = [include_str!("store/schema.sql")];
 /// Checkpoint when the WAL has grown to this many pages of 4 KiB (4 MiB).
@@ -203,8 +203,7 @@ fn keep_plans(db: &Connection) -> rusqlite::Result<()> {
 fn settings(db: &Connection) -> rusqlite::Result<()> {
     db.set_prepared_statement_cache_capacity(256);
     keep_plans(db)?;
-    // Checkpoints are made where the page checksums are written, and nowhere else.
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    leave_log_alone(db)?;
     db.execute_batch(
         "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
@@ -220,6 +219,21 @@ fn settings(db: &Connection) -> rusqlite::Result<()> {
     )
 }
 
+/// Version of the schema that this program writes.
+pub(crate) fn schema_version() -> i64 {
+    MIGRATIONS.len() as i64
+}
+
+/// Checkpoints are made where the page checksums are written, and nowhere else: not when a connection
+/// closes.
+///
+/// # Errors
+/// When SQLite refuses.
+pub(crate) fn leave_log_alone(db: &Connection) -> rusqlite::Result<()> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(())
+}
+
 /// A connection that only reads, for lists.
 ///
 /// # Errors
@@ -229,7 +243,7 @@ pub(crate) fn open_reader(directory: &Path) -> Result<Connection> {
     let db = Connection::open_with_flags(database(directory), flags)?;
     db.set_prepared_statement_cache_capacity(64);
     keep_plans(&db)?;
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    leave_log_alone(&db)?;
     db.execute_batch(
         "PRAGMA query_only = ON; PRAGMA trusted_schema = OFF; PRAGMA mmap_size = 0;
          PRAGMA busy_timeout = 5000; PRAGMA cache_size = -2048;",
@@ -241,7 +255,7 @@ fn migrate(db: &Connection, path: &Path) -> Result<()> {
     let number = |pragma: &str| -> rusqlite::Result<i64> {
         db.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))
     };
-    let known = MIGRATIONS.len() as i64;
+    let known = schema_version();
     let version = number("user_version")?;
     let ours = number("application_id")?;
     if ours != 0 && ours != i64::from(APPLICATION_ID) {
