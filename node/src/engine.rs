@@ -452,6 +452,9 @@ impl Engine {
     /// `Storage` when that fails: the node must stop.
     pub(crate) fn checkpoint(&mut self, stop: bool) -> Result<()> {
         if let Some(pages) = &mut self.pages {
+            if !stop && !pages.is_due(&self.db)? {
+                return Ok(());
+            }
             return pages.checkpoint(&self.db, stop);
         }
         let mode = if stop { "TRUNCATE" } else { "PASSIVE" };

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use pumasi_protocol::crypto;
 use rusqlite::Connection;
 
-use super::wal::{self, Found, Log, PAGE};
+use super::wal::{self, Found, PAGE};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Name of the file in the data directory.
@@ -109,9 +109,9 @@ fn failed(directory: &Path) -> impl Fn(io::Error) -> Error {
 pub(crate) fn check(directory: &Path) -> Result<Checked> {
     let failed = failed(directory);
     let database = super::database(directory);
-    let log = match wal::read(&super::log(directory)).map_err(&failed)? {
-        Found::Nothing => Log::default(),
-        Found::Log(log) => log,
+    let found = match wal::read(&super::log(directory)).map_err(&failed)? {
+        Found::Nothing => None,
+        Found::Log(log) => Some(log),
         Found::Damaged(why) => {
             return Err(damaged(
                 directory,
@@ -132,13 +132,14 @@ pub(crate) fn check(directory: &Path) -> Result<Checked> {
         tracing::warn!(file = SUMS, "the page checksums cannot be read: made anew");
         return Ok(incomplete);
     }
-    if open && log.frames == 0 {
+    if open && found.is_none() {
         return Err(damaged(
             directory,
             "was in use when its node last ended, but its write-ahead log is missing or empty: what was \
              written last is gone",
         ));
     }
+    let log = found.unwrap_or_default();
     let length = file.metadata().map_err(&failed)?.len();
     let (mut wrong, mut cut, mut unknown) = (Vec::new(), 0_u32, 0_u32);
     let mut page = vec![0; PAGE];
@@ -280,16 +281,45 @@ impl Pages {
             ));
         }
         let file = File::open(&path).map_err(&failed)?;
-        let mut page = vec![0; PAGE];
-        for (&number, &at) in &log.content {
-            file.read_exact_at(&mut page, at).map_err(&failed)?;
-            self.sums
-                .write_all_at(&entry(number, &page), place(number))
-                .map_err(&failed)?;
-        }
         self.count = log.pages;
         self.sums.set_len(place(log.pages + 1)).map_err(&failed)?;
+        let mut page = vec![0; PAGE];
+        // Entries that stand side by side are written together.
+        let mut run: Vec<u8> = Vec::new();
+        let mut next = 0;
+        for (&number, &at) in &log.content {
+            if number > log.pages {
+                continue;
+            }
+            if number != next {
+                self.put(&run, next)?;
+                run.clear();
+            }
+            file.read_exact_at(&mut page, at).map_err(&failed)?;
+            run.extend_from_slice(&entry(number, &page));
+            next = number + 1;
+        }
+        self.put(&run, next)?;
         self.sums.sync_all().map_err(&failed)
+    }
+
+    /// Writes entries of the pages right before `next`.
+    fn put(&self, entries: &[u8], next: u32) -> Result<()> {
+        let from = place(next).saturating_sub(entries.len() as u64);
+        self.sums
+            .write_all_at(entries, from)
+            .map_err(failed(&self.directory))
+    }
+
+    /// Whether so much stands in the log that it is time to copy it.
+    ///
+    /// # Errors
+    /// `Storage` when SQLite cannot tell.
+    pub(crate) fn is_due(&self, db: &Connection) -> Result<bool> {
+        let (log, copied): (i64, i64) = db.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| {
+            Ok((row.get(1)?, row.get(2)?))
+        })?;
+        Ok(log - copied >= super::CHECKPOINT_PAGES)
     }
 
     /// All checksums anew, from a database that SQLite has found sound.
@@ -299,13 +329,17 @@ impl Pages {
         let pages = self.database.metadata().map_err(&failed)?.len() / PAGE as u64;
         self.count = u32::try_from(pages).unwrap_or(u32::MAX);
         let mut page = vec![0; PAGE];
+        let mut run = Vec::new();
         for number in 1..=self.count {
             let at = u64::from(number - 1) * PAGE as u64;
             self.database.read_exact_at(&mut page, at).map_err(&failed)?;
-            self.sums
-                .write_all_at(&entry(number, &page), place(number))
-                .map_err(&failed)?;
+            run.extend_from_slice(&entry(number, &page));
+            if run.len() >= 16 * PAGE {
+                self.put(&run, number + 1)?;
+                run.clear();
+            }
         }
+        self.put(&run, self.count + 1)?;
         self.sums.set_len(place(self.count + 1)).map_err(&failed)?;
         self.sums.write_all_at(&header(false), 0).map_err(&failed)?;
         self.sums.sync_all().map_err(&failed)
@@ -481,6 +515,37 @@ mod tests {
         let error = (0..100).find_map(|_| pages.scrub(7).err()).unwrap();
         assert!(error.message().contains("page 16"), "{error}");
         drop(db);
+    }
+
+    #[test]
+    fn a_log_begun_anew_whose_first_commit_never_came_is_no_damage() {
+        let (directory, db, mut pages) = in_use();
+        pages.checkpoint(&db, false).unwrap();
+        drop((db, pages));
+        // What SQLite has done when a crash comes right after it began the log anew: another header.
+        let path = crate::store::log(directory.path());
+        change(&path, |bytes| {
+            bytes[16..20].copy_from_slice(&7_u32.to_be_bytes());
+            let mut checksum = wal::Checksum {
+                big_endian: bytes[3] & 1 == 1,
+                sums: (0, 0),
+            };
+            checksum.add(&bytes[..24]);
+            bytes[24..28].copy_from_slice(&checksum.sums.0.to_be_bytes());
+            bytes[28..32].copy_from_slice(&checksum.sums.1.to_be_bytes());
+        });
+        assert_eq!(rows(directory.path()), 60);
+    }
+
+    #[test]
+    fn a_checkpoint_is_due_when_the_log_has_grown_and_not_right_after_one() {
+        let (_directory, db, mut pages) = in_use();
+        assert!(!pages.is_due(&db).unwrap());
+        while !pages.is_due(&db).unwrap() {
+            db.execute("UPDATE meta SET value = randomblob(900)", []).unwrap();
+        }
+        pages.checkpoint(&db, false).unwrap();
+        assert!(!pages.is_due(&db).unwrap());
     }
 
     #[test]

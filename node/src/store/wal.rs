@@ -22,9 +22,10 @@ const MAGIC: u32 = 0x377f_0682;
 /// What is in a log.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// No file, or nothing in it yet.
+    /// No file, or not even one frame in it.
     Nothing,
-    /// A log that ends where its last commit ends, or where a crash stopped it.
+    /// A log that ends where its last commit ends, or where a crash stopped it. Without a commit, when the
+    /// crash came right after everything before had been copied into the database.
     Log(Log),
     /// Something in it changed after it was made durable; the reason, in words.
     Damaged(String),
@@ -42,13 +43,13 @@ pub(super) struct Log {
 }
 
 /// The running checksum of header and frames.
-struct Checksum {
-    big_endian: bool,
-    sums: (u32, u32),
+pub(super) struct Checksum {
+    pub(super) big_endian: bool,
+    pub(super) sums: (u32, u32),
 }
 
 impl Checksum {
-    fn add(&mut self, bytes: &[u8]) {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
         for pair in bytes.chunks_exact(8) {
             let word = |at: usize| {
                 let word = [pair[at], pair[at + 1], pair[at + 2], pair[at + 3]];
@@ -142,9 +143,5 @@ pub(super) fn read(path: &Path) -> io::Result<Found> {
         }
         at += FRAME as u64;
     }
-    Ok(if log.frames == 0 {
-        Found::Nothing
-    } else {
-        Found::Log(log)
-    })
+    Ok(Found::Log(log))
 }
