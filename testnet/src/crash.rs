@@ -25,8 +25,6 @@ const VICTIM: usize = 1;
 /// Nodes, each in a building of its own.
 const NODES: usize = 3;
 const ACCOUNTS: usize = 6;
-/// Operations a second, of all accounts together.
-const RATE: u32 = 25;
 /// The length of the script whose every write is a crash point.
 const SCRIPT: u64 = 200;
 /// Crash points of `--quick`.
@@ -121,6 +119,11 @@ pub(crate) fn verdict(broken: &[String]) -> bool {
 }
 
 async fn crash(options: &CrashOptions, run: &RunDirectory) -> Result<Outcome> {
+    ensure!(
+        (1..=5_000).contains(&options.rate),
+        "--rate must be 1 to 5000, not {}",
+        options.rate
+    );
     let faults = Faults::compile(run.path())?;
     let mut outcome = Outcome {
         seed: options.seed,
@@ -141,7 +144,7 @@ async fn crash(options: &CrashOptions, run: &RunDirectory) -> Result<Outcome> {
         let weather = Weather {
             accounts: ACCOUNTS,
             seed,
-            rate: RATE,
+            rate: options.rate,
             seconds: (points as u64) * 8 + 60,
         };
         say(&format!("  round {}: a new network of {NODES} nodes", round + 1));
@@ -349,6 +352,7 @@ mod tests {
             quick,
             points,
             images: None,
+            rate: 60,
             seed: 7,
             json: None,
         }

@@ -120,6 +120,9 @@ pub(crate) struct CrashOptions {
     /// So many power cuts instead of 500 (quick) or 10,000.
     #[arg(long, value_name = "N")]
     pub(crate) images: Option<usize>,
+    /// Operations a second while daemons crash.
+    #[arg(long, default_value_t = 60)]
+    pub(crate) rate: u32,
     /// Decides the operations, the kinds of crash, and what a power cut leaves.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
