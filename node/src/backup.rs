@@ -70,7 +70,10 @@ pub(crate) fn refuse_existing(file: &Path) -> Result<()> {
     if fs::symlink_metadata(file).is_ok() {
         return Err(Error::new(
             ErrorKind::Exists,
-            format!("{} exists already: a copy never replaces a file", file.display()),
+            format!(
+                "{} exists already: a copy never replaces a file",
+                file.display()
+            ),
         ));
     }
     Ok(())
@@ -128,7 +131,11 @@ pub(crate) fn copy(directory: &Path, part: &Path) -> Result<()> {
     }
     copy.execute(
         "INSERT INTO backup (name, value) VALUES ('version', ?1), ('made', ?2), ('program', ?3)",
-        params![VERSION, read::rfc3339(clock::wall()), env!("CARGO_PKG_VERSION")],
+        params![
+            VERSION,
+            read::rfc3339(clock::wall()),
+            env!("CARGO_PKG_VERSION")
+        ],
     )?;
     copy.execute_batch("COMMIT")?;
     Ok(())
@@ -145,8 +152,10 @@ pub(crate) fn verify(file: &Path) -> Result<BackupView> {
     let wrong = |error: rusqlite::Error| unsound(file, &error.to_string());
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(file, flags).map_err(wrong)?;
-    db.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0;")
-        .map_err(wrong)?;
+    db.execute_batch(
+        "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0;",
+    )
+    .map_err(wrong)?;
     let number = |pragma: &str| {
         db.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0))
             .map_err(wrong)
@@ -166,22 +175,30 @@ pub(crate) fn verify(file: &Path) -> Result<BackupView> {
             row.get::<_, String>(0)
         })
     };
-    let Ok(version) = db.query_row("SELECT value FROM backup WHERE name = 'version'", [], |row| {
-        row.get::<_, i64>(0)
-    }) else {
+    let Ok(version) = db.query_row(
+        "SELECT value FROM backup WHERE name = 'version'",
+        [],
+        |row| row.get::<_, i64>(0),
+    ) else {
         return Err(unsound(
             file,
             "it has no list of contents, so it was not made by `pumasi backup create`",
         ));
     };
     if version > VERSION {
-        return Err(unsound(file, "its form is that of a newer program: use that one"));
+        return Err(unsound(
+            file,
+            "its form is that of a newer program: use that one",
+        ));
     }
     let found: String = db
         .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
         .map_err(wrong)?;
     if found != "ok" {
-        return Err(unsound(file, &format!("its structure is damaged ({found})")));
+        return Err(unsound(
+            file,
+            &format!("its structure is damaged ({found})"),
+        ));
     }
     let mut rows = 0;
     for table in tables(&db).map_err(wrong)? {
@@ -191,7 +208,12 @@ pub(crate) fn verify(file: &Path) -> Result<BackupView> {
                 [format!("table {table}")],
                 |row| Ok((row.get(0)?, row.get(1)?)),
             )
-            .map_err(|_| unsound(file, &format!("table `{table}` is not in its list of contents")))?;
+            .map_err(|_| {
+                unsound(
+                    file,
+                    &format!("table `{table}` is not in its list of contents"),
+                )
+            })?;
         let (count, hash) = digest(&db, &table).map_err(wrong)?;
         if listed != (count, hash) {
             return Err(unsound(

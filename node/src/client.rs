@@ -223,7 +223,10 @@ impl Client {
             let frame = frame.map_err(|error| self.lost(&error))?;
             if let Some(piece) = frame.data_ref() {
                 io::Write::write_all(&mut file, piece).map_err(|error| {
-                    Error::new(ErrorKind::Storage, format!("the file cannot be written: {error}"))
+                    Error::new(
+                        ErrorKind::Storage,
+                        format!("the file cannot be written: {error}"),
+                    )
                 })?;
             }
         }

@@ -441,9 +441,7 @@ impl Engine {
     /// # Errors
     /// `Storage` when one was damaged: the node must stop.
     pub(crate) fn scrub(&mut self, pages: u32) -> Result<()> {
-        self.pages
-            .as_mut()
-            .map_or(Ok(()), |sums| sums.scrub(pages))
+        self.pages.as_mut().map_or(Ok(()), |sums| sums.scrub(pages))
     }
 
     /// Writes the WAL back into the database when it has grown; on a clean stop, all of it.

@@ -1,6 +1,11 @@
 //! Copies of the database, as users meet them.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that panics has failed"
+)]
 
 mod support;
 
@@ -21,7 +26,11 @@ fn names(directory: &Path) -> Vec<String> {
 fn a_copy_of_a_running_node_is_whole_private_and_verified_without_a_daemon() {
     let dir = tempfile::tempdir().unwrap();
     let (hana, bora) = friends(dir.path());
-    hana.post("/api/v1/chats/bora/messages", &json!({"text": "kept for later"}), 202);
+    hana.post(
+        "/api/v1/chats/bora/messages",
+        &json!({"text": "kept for later"}),
+        202,
+    );
     let copies = dir.path().join("copies");
     std::fs::create_dir(&copies).unwrap();
     let file = copies.join("monday.db");
@@ -36,7 +45,12 @@ fn a_copy_of_a_running_node_is_whole_private_and_verified_without_a_daemon() {
     let view = ok(&pumasi(dir.path(), &["backup", "verify", name, "--json"]));
     let view: Value = serde_json::from_str(&view).unwrap();
     assert_eq!(view["accounts"][0]["name"], "hana");
-    assert!(view["accounts"][0]["id"].as_str().unwrap().starts_with("pm1"));
+    assert!(
+        view["accounts"][0]["id"]
+            .as_str()
+            .unwrap()
+            .starts_with("pm1")
+    );
     assert!(view["rows"].as_u64().unwrap() > 10);
     let bytes = std::fs::read(&file).unwrap();
     assert!(bytes.windows(14).any(|part| part == b"kept for later"));
@@ -46,11 +60,18 @@ fn a_copy_of_a_running_node_is_whole_private_and_verified_without_a_daemon() {
 fn a_stopped_directory_is_copied_as_it_is_also_after_a_crash() {
     let dir = tempfile::tempdir().unwrap();
     let (hana, _bora) = friends(dir.path());
-    hana.post("/api/v1/chats/bora/messages", &json!({"text": "only in the log"}), 202);
+    hana.post(
+        "/api/v1/chats/bora/messages",
+        &json!({"text": "only in the log"}),
+        202,
+    );
     let data = hana.dir.clone();
     hana.end(rustix::process::Signal::KILL);
     let file = dir.path().join("after.db");
-    ok(&pumasi(&data, &["backup", "create", file.to_str().unwrap()]));
+    ok(&pumasi(
+        &data,
+        &["backup", "create", file.to_str().unwrap()],
+    ));
     let bytes = std::fs::read(&file).unwrap();
     assert!(bytes.windows(15).any(|part| part == b"only in the log"));
     // The directory is as good as before.
@@ -70,7 +91,10 @@ fn a_copy_never_replaces_a_file_and_needs_something_to_copy() {
     assert!(text(&said).1.contains("never replaces"), "{said:?}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
     let nobody = dir.path().join("nobody");
-    let said = pumasi(&nobody, &["backup", "create", dir.path().join("new").to_str().unwrap()]);
+    let said = pumasi(
+        &nobody,
+        &["backup", "create", dir.path().join("new").to_str().unwrap()],
+    );
     assert_eq!(said.status.code(), Some(3), "{said:?}");
     assert!(!nobody.exists() && !dir.path().join("new").exists());
 }
@@ -79,7 +103,11 @@ fn a_copy_never_replaces_a_file_and_needs_something_to_copy() {
 fn a_changed_copy_is_refused_with_what_is_wrong_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let (hana, _bora) = friends(dir.path());
-    hana.post("/api/v1/chats/bora/messages", &json!({"text": "I owe you nothing"}), 202);
+    hana.post(
+        "/api/v1/chats/bora/messages",
+        &json!({"text": "I owe you nothing"}),
+        202,
+    );
     let file = dir.path().join("copy.db");
     ok(&hana.cli(&["backup", "create", file.to_str().unwrap()]));
     let whole = std::fs::read(&file).unwrap();
@@ -103,5 +131,8 @@ fn a_changed_copy_is_refused_with_what_is_wrong_with_it() {
     drop(hana);
     refused(&data, "no sound copy");
     std::fs::write(&file, &whole).unwrap();
-    ok(&pumasi(dir.path(), &["backup", "verify", file.to_str().unwrap()]));
+    ok(&pumasi(
+        dir.path(),
+        &["backup", "verify", file.to_str().unwrap()],
+    ));
 }

@@ -1,6 +1,11 @@
 //! Damaged data directories: each is refused in words, and left as it was.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that panics has failed"
+)]
 
 mod support;
 
@@ -15,7 +20,13 @@ use support::{Daemon, command, text};
 /// Starts a daemon that must refuse; what it says.
 fn refusal(dir: &Path) -> String {
     let mut child = command(dir)
-        .args(["run", "--listen", "/ip4/127.0.0.1/udp/0/quic-v1", "--mdns", "false"])
+        .args([
+            "run",
+            "--listen",
+            "/ip4/127.0.0.1/udp/0/quic-v1",
+            "--mdns",
+            "false",
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -63,7 +74,10 @@ fn a_directory_that_lost_its_database_is_never_begun_anew() {
     assert!(refusal(&data).contains("is empty, but"));
     std::fs::remove_file(data.join("node.db")).unwrap();
     let said = refusal(&data);
-    assert!(said.contains("is gone, but") && said.contains("24 words"), "{said}");
+    assert!(
+        said.contains("is gone, but") && said.contains("24 words"),
+        "{said}"
+    );
     assert!(!data.join("node.db").exists());
     assert_eq!(std::fs::read(data.join("identity.key")).unwrap(), key);
 }
@@ -93,7 +107,11 @@ fn a_missing_or_foreign_key_file_is_refused() {
     assert!(refusal(&data).contains("that of another data directory"));
     std::fs::remove_file(data.join("identity.key")).unwrap();
     assert!(refusal(&data).contains("identity.key is missing"));
-    std::fs::write(data.join("identity.key"), b"version = 1\nkind = \"clear\"\n").unwrap();
+    std::fs::write(
+        data.join("identity.key"),
+        b"version = 1\nkind = \"clear\"\n",
+    )
+    .unwrap();
     assert!(refusal(&data).contains("is damaged"));
 }
 
@@ -106,7 +124,10 @@ fn flipped_bits_cut_files_and_foreign_files_are_refused() {
     for at in [0, 18, 30, 5_000, whole.len() / 2, whole.len() - 1] {
         change(&path, |bytes| bytes[at] ^= 0x10);
         let said = refusal(&data);
-        assert!(said.contains("do not match their checksums"), "{at}: {said}");
+        assert!(
+            said.contains("do not match their checksums"),
+            "{at}: {said}"
+        );
         change(&path, |bytes| bytes.clone_from(&whole));
     }
     change(&path, |bytes| bytes.truncate(whole.len() - 5_000));
@@ -115,7 +136,13 @@ fn flipped_bits_cut_files_and_foreign_files_are_refused() {
     assert!(refusal(&data).contains("pages"));
     std::fs::write(&path, &whole).unwrap();
     let node = Daemon::start(&data, &[]);
-    assert_eq!(node.get("/api/v1/accounts")["items"].as_array().unwrap().len(), 4);
+    assert_eq!(
+        node.get("/api/v1/accounts")["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        4
+    );
 }
 
 #[test]
@@ -133,5 +160,11 @@ fn a_lost_or_changed_log_is_refused_and_a_torn_one_is_not() {
     std::fs::write(&log, &whole).unwrap();
     change(&log, |bytes| bytes.extend_from_slice(&whole[32..2_000]));
     let node = Daemon::start(&data, &[]);
-    assert_eq!(node.get("/api/v1/accounts")["items"].as_array().unwrap().len(), 4);
+    assert_eq!(
+        node.get("/api/v1/accounts")["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        4
+    );
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use pumasi_node::client::Client;
+use pumasi_node::client::{Client, segment};
 use pumasi_node::view::{AccountView, ContactView, InvitationView, LineView};
 use pumasi_node::{Error, ErrorKind};
 use serde_json::{Value, json};
@@ -35,15 +35,20 @@ pub(crate) struct Chores {
     /// By the two accounts: what one calls the other.
     names: BTreeMap<(usize, usize), String>,
     accounts: BTreeSet<String>,
-    /// By the new account's name: the account whose invitation it took.
-    contacts: BTreeMap<String, usize>,
+    /// By the new account's name: the id of the account whose invitation it took, which is new, too: the
+    /// auditor knows nothing of either.
+    contacts: BTreeMap<String, String>,
     broken: Vec<String>,
 }
 
 impl Chores {
     /// Does chores for these pairs, of which the first one has its home on the client's node, until
     /// traffic is over.
-    pub(crate) async fn keep_busy(stage: Stage, client: Client, pairs: Vec<(usize, usize)>) -> Self {
+    pub(crate) async fn keep_busy(
+        stage: Stage,
+        client: Client,
+        pairs: Vec<(usize, usize)>,
+    ) -> Self {
         let mut chores = Self {
             client,
             done: 0,
@@ -59,7 +64,9 @@ impl Chores {
             }
             match chores.one(&stage, number, *pair).await {
                 Ok(()) => chores.done += 1,
-                Err(error) => chores.broken.push(format!("chore {number} failed: {error}")),
+                Err(error) => chores
+                    .broken
+                    .push(format!("chore {number} failed: {error}")),
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -88,26 +95,26 @@ impl Chores {
             }
             _ if self.accounts.len() < ACCOUNTS_MAX => {
                 let name = format!("extra {number}");
-                let body = json!({"name": name});
-                match insist(|| self.client.post::<Value>("/accounts", &body)).await {
-                    Ok(_) => {}
-                    // The attempt before it had its effect, and its answer was lost.
-                    Err(error) if error.kind() == ErrorKind::Exists => {}
-                    Err(error) => return Err(error),
-                }
+                account(&self.client, &name).await?;
                 self.accounts.insert(name.clone());
+                // On the other one's node.
+                let hosts = other.client.clone().with_account(None);
+                let host_name = format!("host {number}");
+                account(&hosts, &host_name).await?;
+                let path = format!("/accounts/{}", segment(&host_name));
+                let host: AccountView = insist(|| hosts.get(&path)).await?;
+                let host_client = hosts.with_account(Some(&host.id));
                 let body = json!({"name": name});
                 let invitation: InvitationView =
-                    insist(|| other.client.post("/invitations", &body)).await?;
+                    insist(|| host_client.post("/invitations", &body)).await?;
                 let new = self.client.clone().with_account(Some(&name));
                 let body = json!({"uri": invitation.link, "name": "host"});
                 match insist(|| new.post::<ContactView>("/contacts", &body)).await {
-                    Ok(_) => drop(self.contacts.insert(name, pair.1)),
-                    Err(error) if error.kind() == ErrorKind::Exists => {
-                        self.contacts.insert(name, pair.1);
-                    }
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ErrorKind::Exists => {}
                     Err(error) => return Err(error),
                 }
+                self.contacts.insert(name, host.id);
             }
             _ => {}
         }
@@ -118,7 +125,10 @@ impl Chores {
     pub(crate) async fn check(mut self, stage: &Stage) -> Vec<String> {
         for (&(me, other), &limit) in &self.limits {
             let (me, other) = (&stage.people[me], &stage.people[other]);
-            let what = format!("{} and {} see the limit of {limit} {UNIT}", me.name, other.name);
+            let what = format!(
+                "{} and {} see the limit of {limit} {UNIT}",
+                me.name, other.name
+            );
             let found = until(&what, SETTLE, || async {
                 let here = line(&me.client, &other.id).await?;
                 let there = line(&other.client, &me.id).await?;
@@ -133,7 +143,11 @@ impl Chores {
         }
         for (&(me, other), name) in &self.names {
             let (me, other) = (&stage.people[me], &stage.people[other]);
-            match me.client.get::<ContactView>(&format!("/contacts/{}", other.id)).await {
+            match me
+                .client
+                .get::<ContactView>(&format!("/contacts/{}", other.id))
+                .await
+            {
                 Ok(contact) if contact.name == *name => {}
                 Ok(contact) => self.broken.push(format!(
                     "{} called {} `{name}`, and now it is `{}`",
@@ -145,21 +159,28 @@ impl Chores {
         match self.client.get::<Items<AccountView>>("/accounts").await {
             Ok(list) => {
                 for name in &self.accounts {
-                    let found = list.items.iter().filter(|account| account.name == *name).count();
+                    let found = list
+                        .items
+                        .iter()
+                        .filter(|account| account.name == *name)
+                        .count();
                     if found != 1 {
-                        self.broken.push(format!("account `{name}` is there {found} times"));
+                        self.broken
+                            .push(format!("account `{name}` is there {found} times"));
                     }
                 }
             }
-            Err(error) => self.broken.push(format!("accounts cannot be listed: {error}")),
+            Err(error) => self
+                .broken
+                .push(format!("accounts cannot be listed: {error}")),
         }
-        for (name, &host) in &self.contacts {
+        for (name, host) in &self.contacts {
             let new = self.client.clone().with_account(Some(name));
-            let host = &stage.people[host];
-            let what = format!("the contact of `{name}` with {} is active", host.name);
+            let what = format!("the contact of `{name}` is active");
             let found = until(&what, SETTLE, || async {
                 let list: Items<ContactView> = new.get("/contacts").await?;
-                let active = |contact: &ContactView| contact.id == host.id && contact.state == "active";
+                let active =
+                    |contact: &ContactView| contact.id == *host && contact.state == "active";
                 Ok(list.items.iter().any(active).then_some(()))
             });
             if let Err(error) = found.await {
@@ -174,6 +195,16 @@ async fn line(client: &Client, other: &str) -> Result<Option<LineView>> {
     let lines: Items<LineView> = client.get("/credit-lines").await?;
     let wanted = |line: &LineView| line.contact == other && line.unit == UNIT;
     Ok(lines.items.into_iter().find(wanted))
+}
+
+/// Makes an account.
+async fn account(client: &Client, name: &str) -> Result<(), Error> {
+    let body = json!({"name": name});
+    match insist(|| client.post::<Value>("/accounts", &body)).await {
+        // The attempt before it had its effect, and its answer was lost.
+        Err(error) if error.kind() == ErrorKind::Exists => Ok(()),
+        outcome => outcome.map(drop),
+    }
 }
 
 /// Calls until there is an outcome. All chores may be repeated: they say how it shall be.

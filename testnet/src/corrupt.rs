@@ -160,7 +160,10 @@ pub(crate) async fn run(options: CorruptOptions) -> Result<bool> {
     };
     if !matches!(&result, Ok(true)) && !matches!(&result, Err(error) if error.is::<Stopped>()) {
         run.keep();
-        say(&format!("  Logs and data are kept in {}", run.path().display()));
+        say(&format!(
+            "  Logs and data are kept in {}",
+            run.path().display()
+        ));
     }
     result
 }
@@ -192,17 +195,25 @@ async fn corrupt(options: &CorruptOptions, run: &RunDirectory) -> Result<bool> {
         count.runs += 1;
         let what = format!("run {number}, {}", damage.words());
         match shown {
-            Err(said) if said.contains("panicked") => broken.push(format!("{what}: a panic: {said}")),
+            Err(said) if said.contains("panicked") => {
+                broken.push(format!("{what}: a panic: {said}"))
+            }
             Err(said) if said.contains("pumasi: ") => count.refused += 1,
             Err(said) => broken.push(format!("{what}: refused without a word: {said}")),
             Ok(shown) if shown == before[base] => count.harmless += 1,
             Ok(shown) if (damage.may_be_older() || last_step) && is_part(&shown, &before[base]) => {
                 count.older += 1;
             }
-            Ok(_) => broken.push(format!("{what}: another state is shown as if nothing had happened")),
+            Ok(_) => broken.push(format!(
+                "{what}: another state is shown as if nothing had happened"
+            )),
         }
         if (number + 1) % 100 == 0 {
-            say(&format!("  {} of {} damaged directories", number + 1, options.runs));
+            say(&format!(
+                "  {} of {} damaged directories",
+                number + 1,
+                options.runs
+            ));
         }
     }
     let mut table = Table::new(&["", "runs", "refused", "harmless", "older"]);
@@ -254,14 +265,20 @@ async fn prepare(seed: u64, run: &Path) -> Result<Bases> {
         if copy.ends_with("killed") {
             storm.network.kill(VICTIM);
         } else {
-            ensure!(storm.network.stop_one(VICTIM).await, "the node did not stop");
+            ensure!(
+                storm.network.stop_one(VICTIM).await,
+                "the node did not stop"
+            );
         }
         copy_directory(&spec.data, copy)?;
         storm.network.start_again(VICTIM, &[]).await?;
         storm.network.ready(VICTIM).await?;
     }
     let other_key = run.join("other.key");
-    std::fs::copy(storm.network.nodes[0].spec.data.join("identity.key"), &other_key)?;
+    std::fs::copy(
+        storm.network.nodes[0].spec.data.join("identity.key"),
+        &other_key,
+    )?;
     storm.stage.end();
     let (reckoning, network, ..) = storm.end().await?;
     network.stop().await;
@@ -407,14 +424,29 @@ async fn lists(client: &Client) -> Result<Value> {
         for contact in contacts["items"].as_array().into_iter().flatten() {
             let other = contact["id"].as_str().unwrap_or_default();
             shown.insert(format!("contact {other}"), contact["name"].clone());
-            let messages: Value = me.get(&format!("/chats/{other}/messages?limit=500")).await?;
-            insert(&mut shown, "message", &messages, &["direction", "text", "state", "safe"]);
+            let messages: Value = me
+                .get(&format!("/chats/{other}/messages?limit=500"))
+                .await?;
+            insert(
+                &mut shown,
+                "message",
+                &messages,
+                &["direction", "text", "state", "safe"],
+            );
         }
         let payments: Value = me.get("/payments?limit=500").await?;
-        insert(&mut shown, "payment", &payments, &["direction", "amount", "note", "state"]);
+        insert(
+            &mut shown,
+            "payment",
+            &payments,
+            &["direction", "amount", "note", "state"],
+        );
         let lines: Value = me.get("/credit-lines").await?;
         for line in lines["items"].as_array().into_iter().flatten() {
-            shown.insert(format!("line {} {}", line["contact"], line["unit"]), line.clone());
+            shown.insert(
+                format!("line {} {}", line["contact"], line["unit"]),
+                line.clone(),
+            );
         }
         all.insert(id.to_owned(), Value::Object(shown));
     }
@@ -460,7 +492,8 @@ mod tests {
 
     #[test]
     fn an_earlier_state_has_nothing_that_the_later_one_has_not_or_has_otherwise() {
-        let later = json!({"a": {"message 1": {"text": "x", "state": "safe"}, "message 2": {"text": "y"}}});
+        let later =
+            json!({"a": {"message 1": {"text": "x", "state": "safe"}, "message 2": {"text": "y"}}});
         let earlier = json!({"a": {"message 1": {"text": "x", "state": "saved"}}});
         assert!(is_part(&earlier, &later) && !is_part(&later, &earlier));
         let other = json!({"a": {"message 1": {"text": "z", "state": "saved"}}});

@@ -86,7 +86,10 @@ pub(crate) async fn run(options: CrashOptions) -> Result<bool> {
         Err(error) => {
             if !error.is::<Stopped>() {
                 run.keep();
-                say(&format!("  Logs and data are kept in {}", run.path().display()));
+                say(&format!(
+                    "  Logs and data are kept in {}",
+                    run.path().display()
+                ));
             }
             return Err(error);
         }
@@ -99,7 +102,10 @@ pub(crate) async fn run(options: CrashOptions) -> Result<bool> {
     show(&outcome);
     if !verdict(&outcome.broken) {
         run.keep();
-        say(&format!("  Logs and data are kept in {}", run.path().display()));
+        say(&format!(
+            "  Logs and data are kept in {}",
+            run.path().display()
+        ));
     }
     Ok(outcome.ok)
 }
@@ -139,15 +145,22 @@ async fn crash(options: &CrashOptions, run: &RunDirectory) -> Result<Outcome> {
         let path = run.path().join(format!("{round}"));
         std::fs::create_dir(&path)?;
         let seed = options.seed.wrapping_add(round << 32);
-        let layout = Layout::even(NODES, NODES, ACCOUNTS * 4, &format!("crash-{seed}"));
-        let points = if done == 0 { ROUND } else { ROUND.min(plan.len() - done) };
+        let layout = Layout::even(NODES, NODES, ACCOUNTS * 6, &format!("crash-{seed}"));
+        let points = if done == 0 {
+            ROUND
+        } else {
+            ROUND.min(plan.len() - done)
+        };
         let weather = Weather {
             accounts: ACCOUNTS,
             seed,
             rate: options.rate,
             seconds: (points as u64) * 8 + 60,
         };
-        say(&format!("  round {}: a new network of {NODES} nodes", round + 1));
+        say(&format!(
+            "  round {}: a new network of {NODES} nodes",
+            round + 1
+        ));
         let mut storm = Storm::begin(&layout, weather, &path, Some(VICTIM)).await?;
         if done == 0 {
             outcome.writes = calibrate(&mut storm, &faults).await?;
@@ -183,10 +196,17 @@ async fn crash(options: &CrashOptions, run: &RunDirectory) -> Result<Outcome> {
         outcome.broken.extend(reckoning.broken);
         let last = done >= plan.len();
         if last && images > 0 {
-            let recorded = images::record(&mut network, VICTIM, &stage, &faults, run.path()).await?;
+            let recorded =
+                images::record(&mut network, VICTIM, &stage, &faults, run.path()).await?;
             network.stop().await;
-            outcome.images =
-                images::check(&recorded, images, options.seed, run.path(), &mut outcome.broken).await?;
+            outcome.images = images::check(
+                &recorded,
+                images,
+                options.seed,
+                run.path(),
+                &mut outcome.broken,
+            )
+            .await?;
         } else {
             network.stop().await;
         }
@@ -211,11 +231,17 @@ async fn calibrate(storm: &mut Storm, faults: &Faults) -> Result<u64> {
     let before = storm.answered();
     let begun = Instant::now();
     while storm.answered() < before + SCRIPT {
-        ensure!(begun.elapsed() < PATIENCE * 4, "{SCRIPT} operations take too long");
+        ensure!(
+            begun.elapsed() < PATIENCE * 4,
+            "{SCRIPT} operations take too long"
+        );
         tokio::time::sleep(LOOK).await;
     }
     let writes = faults.calls()?;
-    ensure!(writes > SCRIPT, "only {writes} writes were seen: the library has no effect");
+    ensure!(
+        writes > SCRIPT,
+        "only {writes} writes were seen: the library has no effect"
+    );
     Ok(writes)
 }
 
@@ -238,7 +264,11 @@ fn points_of(options: &CrashOptions, writes: u64) -> Vec<(Fault, u64)> {
         plan.push((fault, at));
         // One failing disk on top for every ten deaths.
         if number % 10 == 5 {
-            let fault = if number % 20 == 5 { Fault::SyncFails } else { Fault::DiskFull };
+            let fault = if number % 20 == 5 {
+                Fault::SyncFails
+            } else {
+                Fault::DiskFull
+            };
             plan.push((fault, 1 + at / 4));
         }
     }
@@ -272,7 +302,10 @@ async fn point(
         if status.is_none() {
             outcome.missed += 1;
         } else {
-            let what = format!("the daemon ended before it came to its write {at}:\n{}", spec.log_tail());
+            let what = format!(
+                "the daemon ended before it came to its write {at}:\n{}",
+                spec.log_tail()
+            );
             outcome.broken.push(what);
         }
         return Ok(());
@@ -283,23 +316,30 @@ async fn point(
     let points = outcome.points.entry(fault.words()).or_default();
     points.points += 1;
     let Some(status) = status else {
-        outcome.broken.push(format!("{what}, and the daemon goes on"));
+        outcome
+            .broken
+            .push(format!("{what}, and the daemon goes on"));
         return Ok(());
     };
     points.slowest_ms = points.slowest_ms.max(took);
     if fault.kills() {
         if status.signal() != Some(9) {
-            outcome.broken.push(format!("{what}, but it ended with {status}"));
+            outcome
+                .broken
+                .push(format!("{what}, but it ended with {status}"));
         }
         return Ok(());
     }
     let log = std::fs::read(&spec.log).unwrap_or_default();
     let said = String::from_utf8_lossy(
-        log.get(usize::try_from(log_length).unwrap_or(0)..).unwrap_or_default(),
+        log.get(usize::try_from(log_length).unwrap_or(0)..)
+            .unwrap_or_default(),
     )
     .into_owned();
     if status.code() != Some(1) {
-        outcome.broken.push(format!("{what}, and it ended with {status}, not with 1"));
+        outcome
+            .broken
+            .push(format!("{what}, and it ended with {status}, not with 1"));
     }
     if took > STOPS_WITHIN_MS {
         outcome
@@ -307,7 +347,9 @@ async fn point(
             .push(format!("{what}, and it took {took} ms to stop"));
     }
     if !said.contains("pumasi: ") {
-        outcome.broken.push(format!("{what}, and it did not say why it stopped:\n{said}"));
+        outcome.broken.push(format!(
+            "{what}, and it did not say why it stopped:\n{said}"
+        ));
     }
     Ok(())
 }
@@ -321,7 +363,11 @@ fn show(outcome: &Outcome) {
             points.slowest_ms.to_string(),
         ]);
     }
-    table.row(["not reached".to_owned(), outcome.missed.to_string(), String::new()]);
+    table.row([
+        "not reached".to_owned(),
+        outcome.missed.to_string(),
+        String::new(),
+    ]);
     let images = &outcome.images;
     let figures = [
         ("operations answered", outcome.operations),
@@ -336,7 +382,11 @@ fn show(outcome: &Outcome) {
         ("of these missing", images.missing),
     ];
     for (what, figure) in figures {
-        table.row([what.to_owned(), thousands(i128::from(figure)), String::new()]);
+        table.row([
+            what.to_owned(),
+            thousands(i128::from(figure)),
+            String::new(),
+        ]);
     }
     for line in table.lines(Paint::for_stdout()) {
         say(&line);

@@ -99,12 +99,18 @@ pub(crate) async fn record(
     for number in 0..OPERATIONS {
         let me = mine[number % mine.len()];
         let chats: Value = me.client.get("/contacts").await?;
-        let other = chats["items"][0]["id"].as_str().context("no contact")?.to_owned();
+        let other = chats["items"][0]["id"]
+            .as_str()
+            .context("no contact")?
+            .to_owned();
         let key = format!("image-{number}");
         let path = if number % 3 == 2 {
             let amount = json!({"amount": "1", "currency": UNIT});
             let body = json!({"to": other, "amount": amount, "note": "image"});
-            let made = me.client.post_with_key::<PaymentView>("/payments", &body, &key).await;
+            let made = me
+                .client
+                .post_with_key::<PaymentView>("/payments", &body, &key)
+                .await;
             match made {
                 Ok(payment) => format!("/payments/{}", payment.id),
                 Err(error) if error.kind() == ErrorKind::CreditLimitExceeded => continue,
@@ -125,7 +131,9 @@ pub(crate) async fn record(
     network.kill(node);
     let calls = read_log(&std::fs::read(&log)?)?;
     ensure!(
-        acknowledged.last().is_some_and(|last| last.after <= calls.len()),
+        acknowledged
+            .last()
+            .is_some_and(|last| last.after <= calls.len()),
         "the record of writes is not complete"
     );
     Ok(Recorded {
@@ -165,7 +173,9 @@ pub(crate) async fn check(
             Ok(looked_for) => outcome.looked_for += looked_for,
             Err(error) => {
                 outcome.missing += 1;
-                broken.push(format!("power cut {number}, after call {moment}: {error:#}"));
+                broken.push(format!(
+                    "power cut {number}, after call {moment}: {error:#}"
+                ));
             }
         }
         std::fs::remove_dir_all(&data)?;
@@ -182,7 +192,11 @@ async fn ask(recorded: &Recorded, data: &Path, moment: usize, run: &Path) -> Res
     let log = run.join("image.log");
     let (mut process, client) = start(&recorded.spec, data, &socket, &log).await?;
     let mut looked_for = 0;
-    for one in recorded.acknowledged.iter().filter(|one| one.after <= moment) {
+    for one in recorded
+        .acknowledged
+        .iter()
+        .filter(|one| one.after <= moment)
+    {
         let client = client.clone().with_account(Some(&one.account));
         client
             .get::<Value>(&one.path)
@@ -191,7 +205,9 @@ async fn ask(recorded: &Recorded, data: &Path, moment: usize, run: &Path) -> Res
         looked_for += 1;
     }
     let copy = run.join("image.copy");
-    client.download("/backup", std::fs::File::create(&copy)?).await?;
+    client
+        .download("/backup", std::fs::File::create(&copy)?)
+        .await?;
     process.kill();
     process.reap();
     let verified = Command::new(std::env::current_exe()?)
@@ -294,7 +310,10 @@ impl Disk {
         let mut whole = true;
         for (name, (content, pending)) in &self.files {
             let mut content = content.clone();
-            let mut parts: Vec<Call> = pending.iter().flat_map(|call| sectors(call, sector)).collect();
+            let mut parts: Vec<Call> = pending
+                .iter()
+                .flat_map(|call| sectors(call, sector))
+                .collect();
             let all = parts.len();
             parts.retain(|_| rng.random_range(0..100) < share);
             whole &= parts.len() == all;
@@ -348,7 +367,9 @@ fn apply(content: &mut Vec<u8>, call: &Call) {
 fn read_log(mut bytes: &[u8]) -> Result<Vec<(String, Call)>> {
     let mut calls = Vec::new();
     while let Some((head, rest)) = bytes.split_first_chunk::<17>() {
-        let number = |from: usize| u32::from_le_bytes([head[from], head[from + 1], head[from + 2], head[from + 3]]);
+        let number = |from: usize| {
+            u32::from_le_bytes([head[from], head[from + 1], head[from + 2], head[from + 3]])
+        };
         let (name, data) = (number(1) as usize, number(13) as usize);
         let at = u64::from(number(5)) | u64::from(number(9)) << 32;
         if rest.len() < name + data {

@@ -36,7 +36,10 @@ pub(crate) async fn run(options: SoakOptions) -> Result<bool> {
     };
     if !matches!(&result, Ok(true)) && !matches!(&result, Err(error) if error.is::<Stopped>()) {
         run.keep();
-        say(&format!("  Logs and data are kept in {}", run.path().display()));
+        say(&format!(
+            "  Logs and data are kept in {}",
+            run.path().display()
+        ));
     }
     result
 }
@@ -85,7 +88,10 @@ async fn soak(options: &SoakOptions, run: &RunDirectory) -> Result<bool> {
             }
             6..=7 => {
                 if !storm.network.stop_one(node).await {
-                    trouble.push(format!("{} did not stop when asked", layout.places[node].name));
+                    trouble.push(format!(
+                        "{} did not stop when asked",
+                        layout.places[node].name
+                    ));
                 }
                 tokio::time::sleep(away / 3).await;
                 "restarted in order"
@@ -118,7 +124,9 @@ async fn soak(options: &SoakOptions, run: &RunDirectory) -> Result<bool> {
     let (mut reckoning, network, _, chores) = storm.end().await?;
     reckoning.broken.extend(trouble);
     for name in network.stop().await {
-        reckoning.broken.push(format!("{name} did not stop when asked"));
+        reckoning
+            .broken
+            .push(format!("{name} did not stop when asked"));
     }
     let mut table = Table::new(&["", "times"]);
     for (what, times) in &blows {

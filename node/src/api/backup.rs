@@ -28,14 +28,18 @@ pub(super) async fn backup(
 ) -> Result<Response, Problem> {
     call.allow_query(&["account"])?;
     let permit = Arc::clone(&api.backups).try_acquire_owned().map_err(|_| {
-        Problem::new(ErrorKind::Busy, "another copy is being made: wait for its end")
+        Problem::new(
+            ErrorKind::Busy,
+            "another copy is being made: wait for its end",
+        )
     })?;
     let copy = tokio::time::timeout(MAKING, api.node.backup());
     let file = copy.await.map_err(|_| {
         let text = format!("the copy was not made within {} s", MAKING.as_secs());
         Problem::new(ErrorKind::TimedOut, text)
     })??;
-    let failed = |error: std::io::Error| Problem::from(Error::new(ErrorKind::Storage, error.to_string()));
+    let failed =
+        |error: std::io::Error| Problem::from(Error::new(ErrorKind::Storage, error.to_string()));
     let length = file.metadata().map_err(failed)?.len();
     let pieces = stream::unfold((file, permit), |(mut file, permit)| async move {
         let read = tokio::task::spawn_blocking(move || {

@@ -44,7 +44,9 @@ pub(super) async fn create(
         return Err(error);
     }
     let view = backup::verify(file)?;
-    out.one(&view, |view| format!("Copied and verified.\n{}", screen(view)))?;
+    out.one(&view, |view| {
+        format!("Copied and verified.\n{}", screen(view))
+    })?;
     if !out.is_json() {
         say(
             "This copy is for keeping, not for going back: a node that goes on from an older state would \
@@ -82,21 +84,30 @@ async fn make(part: &Path, client: Result<Client>, stopped: Option<PathBuf>) -> 
 /// `backup verify`.
 pub(super) fn verify(file: &Path, out: Out) -> Result<()> {
     let view = backup::verify(file)?;
-    out.one(&view, |view| format!("This copy is sound.\n{}", screen(view)))
+    out.one(&view, |view| {
+        format!("This copy is sound.\n{}", screen(view))
+    })
 }
 
 fn screen(view: &BackupView) -> String {
     let mut lines = vec![
         format!("  file      {} ({})", flat(&view.file), size(view.bytes)),
-        format!("  made      {} by pumasi {}", flat(&view.made), flat(&view.program)),
+        format!(
+            "  made      {} by pumasi {}",
+            flat(&view.made),
+            flat(&view.program)
+        ),
         format!("  holds     {}", count(view.rows, "row", "rows")),
     ];
     for account in &view.accounts {
-        lines.push(format!("  account   {} ({})", flat(&account.name), account.id));
+        lines.push(format!(
+            "  account   {} ({})",
+            flat(&account.name),
+            account.id
+        ));
     }
     if view.accounts.is_empty() {
         lines.push("  account   none".to_owned());
     }
     lines.join("\n")
 }
-

@@ -180,7 +180,11 @@ pub(crate) fn check(directory: &Path) -> Result<Checked> {
         ));
     }
     if unknown > 0 {
-        tracing::warn!(file = SUMS, unknown, "page checksums were damaged: made anew");
+        tracing::warn!(
+            file = SUMS,
+            unknown,
+            "page checksums were damaged: made anew"
+        );
     }
     Ok(Checked {
         complete: unknown == 0,
@@ -269,7 +273,10 @@ impl Pages {
         let failed = failed(&self.directory);
         let path = super::log(&self.directory);
         let Found::Log(log) = wal::read(&path).map_err(&failed)? else {
-            return Err(damaged(&self.directory, "has an unreadable write-ahead log"));
+            return Err(damaged(
+                &self.directory,
+                "has an unreadable write-ahead log",
+            ));
         };
         if i64::from(log.frames) != frames {
             return Err(damaged(
@@ -332,7 +339,9 @@ impl Pages {
         let mut run = Vec::new();
         for number in 1..=self.count {
             let at = u64::from(number - 1) * PAGE as u64;
-            self.database.read_exact_at(&mut page, at).map_err(&failed)?;
+            self.database
+                .read_exact_at(&mut page, at)
+                .map_err(&failed)?;
             run.extend_from_slice(&entry(number, &page));
             if run.len() >= 16 * PAGE {
                 self.put(&run, number + 1)?;
@@ -367,7 +376,9 @@ impl Pages {
             if there.is_err() || (entry(number, &page) != sum && is_sound(number, &sum)) {
                 return Err(damaged(
                     &self.directory,
-                    &format!("was damaged while the node ran: page {number} does not match its checksum"),
+                    &format!(
+                        "was damaged while the node ran: page {number} does not match its checksum"
+                    ),
                 ));
             }
         }
@@ -405,8 +416,12 @@ mod tests {
         let checked = check(directory).unwrap();
         let db = crate::store::open(directory).unwrap();
         checked.begin(&db).unwrap();
-        db.query_row("SELECT count(*) FROM meta WHERE key LIKE 'row %'", [], |row| row.get(0))
-            .unwrap()
+        db.query_row(
+            "SELECT count(*) FROM meta WHERE key LIKE 'row %'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap()
     }
 
     fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
@@ -433,7 +448,8 @@ mod tests {
     #[test]
     fn a_crash_between_checkpoint_and_checksums_is_harmless() {
         let (directory, db, pages) = in_use();
-        db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
+        db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+            .unwrap();
         drop((db, pages));
         assert_eq!(rows(directory.path()), 60);
     }
@@ -495,11 +511,16 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         for at in [3, 17, 32 + 10, 32 + 24 + 100] {
             change(&path, |bytes| bytes[at] ^= 1);
-            assert!(refusal(directory.path()).contains("damaged write-ahead log"), "{at}");
+            assert!(
+                refusal(directory.path()).contains("damaged write-ahead log"),
+                "{at}"
+            );
             change(&path, |bytes| bytes.clone_from(&whole));
         }
         // What a power cut leaves of a step that was not committed yet.
-        change(&path, |bytes| bytes.extend_from_slice(&whole[32..32 + 3_000]));
+        change(&path, |bytes| {
+            bytes.extend_from_slice(&whole[32..32 + 3_000])
+        });
         assert_eq!(rows(directory.path()), 60);
     }
 
@@ -542,7 +563,8 @@ mod tests {
         let (_directory, db, mut pages) = in_use();
         assert!(!pages.is_due(&db).unwrap());
         while !pages.is_due(&db).unwrap() {
-            db.execute("UPDATE meta SET value = randomblob(900)", []).unwrap();
+            db.execute("UPDATE meta SET value = randomblob(900)", [])
+                .unwrap();
         }
         pages.checkpoint(&db, false).unwrap();
         assert!(!pages.is_due(&db).unwrap());

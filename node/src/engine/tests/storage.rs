@@ -132,7 +132,10 @@ fn a_node_for_which_something_waits_is_dialled_after_a_restart() {
     net.kill(0);
     net.restart(0);
     let now = net.now;
-    let effects = net.members[0].engine.step(vec![crate::engine::Input::Tick], now).unwrap();
+    let effects = net.members[0]
+        .engine
+        .step(vec![crate::engine::Input::Tick], now)
+        .unwrap();
     let dialled = effects
         .iter()
         .any(|effect| matches!(effect, Effect::Connect(node, _) if *node == away));
