@@ -9,6 +9,7 @@ use std::time::Instant;
 use pumasi_network::{Event, EventReceiver, Network, Ticket, Topic, Verdict};
 use pumasi_protocol::types::NodeId;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::check;
 use crate::clock::{Clock, wall};
@@ -280,26 +281,39 @@ pub(crate) async fn carry(
     engine: mpsc::Sender<Message>,
     tickets: Arc<SharedTickets>,
 ) {
-    let mut peers: BTreeMap<NodeId, mpsc::Sender<FromPeer>> = BTreeMap::new();
+    let mut peers: BTreeMap<NodeId, (mpsc::Sender<FromPeer>, JoinHandle<()>)> = BTreeMap::new();
+    // Tasks of ended sessions that may still have something to say.
+    let mut ending: BTreeMap<NodeId, JoinHandle<()>> = BTreeMap::new();
     while let Some(event) = events.recv().await {
         let sent = match event {
             Event::Connected { peer, .. } => {
                 let node = NodeId(peer);
                 let (sender, receiver) = mpsc::channel(UNCHECKED);
-                tokio::spawn(check_peer(node, receiver, engine.clone(), network.clone()));
+                let before = match peers.remove(&node) {
+                    Some((_, task)) => Some(task),
+                    None => ending.remove(&node),
+                };
+                let task = after(
+                    before,
+                    check_peer(node, receiver, engine.clone(), network.clone()),
+                );
                 let sent = sender.send(FromPeer::Connected).await.is_ok();
-                peers.insert(node, sender);
+                peers.insert(node, (sender, task));
                 sent
             }
             Event::Disconnected { peer, reason, .. } => {
                 tracing::debug!(peer = ?NodeId(peer), %reason, "session ended");
                 match peers.remove(&NodeId(peer)) {
-                    Some(sender) => sender.send(FromPeer::Disconnected).await.is_ok(),
+                    Some((sender, task)) => {
+                        ending.retain(|_, task| !task.is_finished());
+                        ending.insert(NodeId(peer), task);
+                        sender.send(FromPeer::Disconnected).await.is_ok()
+                    }
                     None => true,
                 }
             }
             Event::Frame { peer, bytes, .. } => match peers.get(&NodeId(peer)) {
-                Some(sender) => sender.send(FromPeer::Frame(bytes)).await.is_ok(),
+                Some((sender, _)) => sender.send(FromPeer::Frame(bytes)).await.is_ok(),
                 None => true,
             },
             Event::ConnectFailed { peer, reason } => {
@@ -337,6 +351,21 @@ pub(crate) async fn carry(
     }
 }
 
+/// Runs a session's task behind that of the session before it: the engine must not hear of the end of the
+/// old one after the beginning of the new one, or it takes a connected node for a lost one.
+fn after(
+    before: Option<JoinHandle<()>>,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        if let Some(before) = before {
+            // It ends by itself: its sender is gone. A panic of it is no reason to stop here.
+            let _ = before.await;
+        }
+        task.await;
+    })
+}
+
 async fn check_peer(
     node: NodeId,
     mut events: mpsc::Receiver<FromPeer>,
@@ -359,5 +388,56 @@ async fn check_peer(
         if engine.send(Message::Input(input)).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_new_session_is_told_after_the_end_of_the_one_it_replaces() {
+        let network = Network::start(pumasi_network::Config {
+            secret: [7; 32],
+            network: "order".into(),
+            listen: Vec::new(),
+            mdns: false,
+            small: true,
+            agent: "test".into(),
+            max_frame: 1_024,
+            blocked: Vec::new(),
+            allow_private: true,
+        })
+        .await
+        .unwrap()
+        .0;
+        let node = NodeId([1; 32]);
+        // The old session's task has to wait for room, as it has on a busy node.
+        let (engine, mut inputs) = mpsc::channel(1);
+        engine.send(Message::Input(Input::Tick)).await.unwrap();
+        let (old, from_old) = mpsc::channel(UNCHECKED);
+        let task = after(
+            None,
+            check_peer(node, from_old, engine.clone(), network.clone()),
+        );
+        old.send(FromPeer::Connected).await.unwrap();
+        old.send(FromPeer::Disconnected).await.unwrap();
+        drop(old);
+        let (new, from_new) = mpsc::channel(UNCHECKED);
+        new.send(FromPeer::Connected).await.unwrap();
+        after(
+            Some(task),
+            check_peer(node, from_new, engine, network.clone()),
+        );
+        let mut told = Vec::new();
+        while told.len() < 4 {
+            let Some(Message::Input(input)) = inputs.recv().await else {
+                panic!("the tasks end");
+            };
+            told.push(format!("{input:?}").chars().take(9).collect::<String>());
+        }
+        assert_eq!(told, ["Tick", "Connected", "Disconnec", "Connected"]);
+        drop(new);
+        network.shutdown().await;
     }
 }
