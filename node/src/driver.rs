@@ -429,6 +429,10 @@ mod tests {
             Some(task),
             check_peer(node, from_new, engine, network.clone()),
         );
+        // Until both have as much in the queue as they can.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
         let mut told = Vec::new();
         while told.len() < 4 {
             let Some(Message::Input(input)) = inputs.recv().await else {
