@@ -1,6 +1,7 @@
 //! The HTTP API: a Unix socket, and optionally TCP on loopback with a token. It translates requests to
 //! calls of the [`Node`] handle and decides nothing itself; money and deduplication are the engine's.
 
+mod backup;
 mod call;
 mod events;
 mod guard;
@@ -43,6 +44,8 @@ struct State {
     /// True once the daemon stops: streams end, `/readyz` says no.
     stopping: watch::Receiver<bool>,
     streams: Arc<Semaphore>,
+    /// One copy of the database at a time.
+    backups: Arc<Semaphore>,
 }
 
 /// The running API.
@@ -67,6 +70,7 @@ impl Server {
             node,
             stopping: stop.clone(),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            backups: Arc::new(Semaphore::new(1)),
         });
         let mut server = Self {
             socket: None,

@@ -1,7 +1,8 @@
-//! The command line: one binary, whose every command but `run`, `init`, `config` and `version` is a
+//! The command line: one binary, whose every command but `run`, `init`, `config`, `backup` and `version` is a
 //! client of the daemon. This file holds the tree and its dispatch; `cli/` holds what commands do.
 
 mod amount;
+mod backup;
 mod credit;
 mod events;
 mod network;
@@ -151,6 +152,9 @@ enum Command {
     /// Accounts on this node
     #[command(subcommand)]
     Account(setup::Account),
+    /// Copies of the database, for keeping
+    #[command(subcommand)]
+    Backup(backup::Backup),
     /// The event sequence, one JSON document per line
     Events(events::Events),
     /// The configuration
@@ -238,6 +242,15 @@ fn dispatch(cli: Cli, by_flag: bool, out: Out) -> Result<ExitCode> {
         Command::Config(settings) => {
             settings.run(global.config.as_deref(), load, out)?;
         }
+        Command::Backup(backup::Backup::Verify { file }) => backup::verify(&file, out)?,
+        Command::Backup(backup::Backup::Create { file }) => {
+            // Where the daemon was named, only it is meant; else the directory will do.
+            let stopped = (global.remote.is_none() && global.socket.is_none())
+                .then(|| load(Given::default())?.data_dir())
+                .transpose()?;
+            let client = session(&global, load, out).map(|session| session.client);
+            wait_for(backup::create(&file, client, stopped, out))??;
+        }
         Command::Version => out.one(
             &json!({ "version": env!("CARGO_PKG_VERSION"), "api": "v1" }),
             |_| format!("pumasi {}", env!("CARGO_PKG_VERSION")),
@@ -281,6 +294,7 @@ async fn client_command(command: Command, session: Session) -> Result<()> {
         | Command::Init(_)
         | Command::Restore(_)
         | Command::Config(_)
+        | Command::Backup(_)
         | Command::Version
         | Command::Health(_) => Err(Error::new(ErrorKind::Internal, "this needs no daemon")),
     }

@@ -36,6 +36,8 @@ const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// How long a call may take if nothing else is said: longer than the daemon's own limit, so that its
 /// words arrive.
 const CALL_TIME: Duration = Duration::from_secs(40);
+/// How long the daemon may take before it begins to answer with a file: it makes a copy first.
+const DOWNLOAD_TIME: Duration = Duration::from_secs(630);
 /// A stream without a sign of life for so long is dead: the daemon sends one every 15 s.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
 
@@ -196,6 +198,39 @@ impl Client {
     /// As for [`Client::post`].
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.call(Method::DELETE, path, None, None).await
+    }
+
+    /// Reads a resource of any size into a file.
+    ///
+    /// # Errors
+    /// As for [`Client::get`]; [`ErrorKind::Storage`] when the file cannot be written. The file then
+    /// holds a part.
+    pub async fn download(&self, path: &str, mut file: std::fs::File) -> Result<()> {
+        let mut sender = self.connect().await?;
+        let request = self.request(&Method::GET, path, None, None, "*/*")?;
+        let response = within(DOWNLOAD_TIME, async {
+            sender
+                .send_request(request)
+                .await
+                .map_err(|error| self.lost(&error))
+        })
+        .await?;
+        if !response.status().is_success() {
+            return Err(read_problem(response).await);
+        }
+        let mut body = response.into_body();
+        while let Some(frame) = within(self.timeout, async { Ok(body.frame().await) }).await? {
+            let frame = frame.map_err(|error| self.lost(&error))?;
+            if let Some(piece) = frame.data_ref() {
+                io::Write::write_all(&mut file, piece).map_err(|error| {
+                    Error::new(
+                        ErrorKind::Storage,
+                        format!("the file cannot be written: {error}"),
+                    )
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits until the daemon is ready, asking every 50 ms.

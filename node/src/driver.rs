@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use pumasi_network::{Event, EventReceiver, Network, Ticket, Topic, Verdict};
 use pumasi_protocol::types::{AccountId, NodeId};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::check;
 use crate::clock::{Clock, wall};
@@ -23,6 +25,8 @@ const BATCH: usize = 256;
 const UNCHECKED: usize = 256;
 /// How often time is told to the engine.
 const TICK: std::time::Duration = std::time::Duration::from_millis(250);
+/// Pages of the database on disk that are looked at per tick: 0.5 MiB a second.
+const SCRUB_PAGES: u32 = 32;
 /// Steps between looks at the size of the write-ahead log.
 const STEPS_BETWEEN_CHECKS: u32 = 64;
 /// Gossip messages that wait for a verdict.
@@ -93,6 +97,7 @@ impl Worker {
     fn run(mut self, mut inputs: mpsc::Receiver<Message>) {
         let mut batch: Vec<Input> = Vec::new();
         let mut steps = 0_u32;
+        let mut scrubbed = Instant::now();
         let stopped = loop {
             // Frames to this node itself are next; otherwise wait for something to do.
             if batch.is_empty() {
@@ -123,6 +128,12 @@ impl Worker {
             self.perform(effects, &mut batch);
             if let Some(done) = stop {
                 break Some(done);
+            }
+            if scrubbed.elapsed() >= TICK {
+                scrubbed = Instant::now();
+                if let Err(error) = self.engine.scrub(SCRUB_PAGES) {
+                    return self.fail(&error);
+                }
             }
             steps += 1;
             if steps >= STEPS_BETWEEN_CHECKS {
@@ -275,26 +286,39 @@ pub(crate) async fn carry(
     engine: mpsc::Sender<Message>,
     tickets: Arc<SharedTickets>,
 ) {
-    let mut peers: BTreeMap<NodeId, mpsc::Sender<FromPeer>> = BTreeMap::new();
+    let mut peers: BTreeMap<NodeId, (mpsc::Sender<FromPeer>, JoinHandle<()>)> = BTreeMap::new();
+    // Tasks of ended sessions that may still have something to say.
+    let mut ending: BTreeMap<NodeId, JoinHandle<()>> = BTreeMap::new();
     while let Some(event) = events.recv().await {
         let sent = match event {
             Event::Connected { peer, .. } => {
                 let node = NodeId(peer);
                 let (sender, receiver) = mpsc::channel(UNCHECKED);
-                tokio::spawn(check_peer(node, receiver, engine.clone(), network.clone()));
+                let before = match peers.remove(&node) {
+                    Some((_, task)) => Some(task),
+                    None => ending.remove(&node),
+                };
+                let task = after(
+                    before,
+                    check_peer(node, receiver, engine.clone(), network.clone()),
+                );
                 let sent = sender.send(FromPeer::Connected).await.is_ok();
-                peers.insert(node, sender);
+                peers.insert(node, (sender, task));
                 sent
             }
             Event::Disconnected { peer, reason, .. } => {
                 tracing::debug!(peer = ?NodeId(peer), %reason, "session ended");
                 match peers.remove(&NodeId(peer)) {
-                    Some(sender) => sender.send(FromPeer::Disconnected).await.is_ok(),
+                    Some((sender, task)) => {
+                        ending.retain(|_, task| !task.is_finished());
+                        ending.insert(NodeId(peer), task);
+                        sender.send(FromPeer::Disconnected).await.is_ok()
+                    }
                     None => true,
                 }
             }
             Event::Frame { peer, bytes, .. } => match peers.get(&NodeId(peer)) {
-                Some(sender) => sender.send(FromPeer::Frame(bytes)).await.is_ok(),
+                Some((sender, _)) => sender.send(FromPeer::Frame(bytes)).await.is_ok(),
                 None => true,
             },
             Event::ConnectFailed { peer, reason } => {
@@ -332,6 +356,21 @@ pub(crate) async fn carry(
     }
 }
 
+/// Runs a session's task behind that of the session before it: the engine must not hear of the end of the
+/// old one after the beginning of the new one, or it takes a connected node for a lost one.
+fn after(
+    before: Option<JoinHandle<()>>,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        if let Some(before) = before {
+            // It ends by itself: its sender is gone. A panic of it is no reason to stop here.
+            let _ = before.await;
+        }
+        task.await;
+    })
+}
+
 async fn check_peer(
     node: NodeId,
     mut events: mpsc::Receiver<FromPeer>,
@@ -354,5 +393,60 @@ async fn check_peer(
         if engine.send(Message::Input(input)).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_new_session_is_told_after_the_end_of_the_one_it_replaces() {
+        let network = Network::start(pumasi_network::Config {
+            secret: [7; 32],
+            network: "order".into(),
+            listen: Vec::new(),
+            mdns: false,
+            small: true,
+            agent: "test".into(),
+            max_frame: 1_024,
+            blocked: Vec::new(),
+            allow_private: true,
+        })
+        .await
+        .unwrap()
+        .0;
+        let node = NodeId([1; 32]);
+        // The old session's task has to wait for room, as it has on a busy node.
+        let (engine, mut inputs) = mpsc::channel(1);
+        engine.send(Message::Input(Input::Tick)).await.unwrap();
+        let (old, from_old) = mpsc::channel(UNCHECKED);
+        let task = after(
+            None,
+            check_peer(node, from_old, engine.clone(), network.clone()),
+        );
+        old.send(FromPeer::Connected).await.unwrap();
+        old.send(FromPeer::Disconnected).await.unwrap();
+        drop(old);
+        let (new, from_new) = mpsc::channel(UNCHECKED);
+        new.send(FromPeer::Connected).await.unwrap();
+        after(
+            Some(task),
+            check_peer(node, from_new, engine, network.clone()),
+        );
+        // Until both have as much in the queue as they can.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let mut told = Vec::new();
+        while told.len() < 4 {
+            let Some(Message::Input(input)) = inputs.recv().await else {
+                panic!("the tasks end");
+            };
+            told.push(format!("{input:?}").chars().take(9).collect::<String>());
+        }
+        assert_eq!(told, ["Tick", "Connected", "Disconnec", "Connected"]);
+        drop(new);
+        network.shutdown().await;
     }
 }

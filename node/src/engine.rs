@@ -50,6 +50,7 @@ use rusqlite::Connection;
 
 use crate::check::Arrival;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::pages::Pages;
 use crate::vault::Vault;
 
 use contacts::Contact;
@@ -173,6 +174,8 @@ struct Step {
 /// The engine. One per node; whoever calls [`Engine::step`] owns it.
 pub(crate) struct Engine {
     db: Connection,
+    /// Checksums of the pages on disk; none where there is no disk to mistrust.
+    pages: Option<Pages>,
     vault: Vault,
     rng: StdRng,
     me: NodeId,
@@ -227,6 +230,7 @@ impl Engine {
     ) -> Result<Self> {
         let mut engine = Self {
             db,
+            pages: None,
             vault,
             rng,
             me: NodeId([0; 32]),
@@ -436,11 +440,30 @@ impl Engine {
             .ok_or_else(|| Error::not_found(format!("account {account} is not on this node")))
     }
 
+    /// From now on, checkpoints keep these checksums.
+    pub(crate) fn guard(&mut self, pages: Pages) {
+        self.pages = Some(pages);
+    }
+
+    /// Looks at some pages of the database on disk.
+    ///
+    /// # Errors
+    /// `Storage` when one was damaged: the node must stop.
+    pub(crate) fn scrub(&mut self, pages: u32) -> Result<()> {
+        self.pages.as_mut().map_or(Ok(()), |sums| sums.scrub(pages))
+    }
+
     /// Writes the WAL back into the database when it has grown; on a clean stop, all of it.
     ///
     /// # Errors
     /// `Storage` when that fails: the node must stop.
     pub(crate) fn checkpoint(&mut self, stop: bool) -> Result<()> {
+        if let Some(pages) = &mut self.pages {
+            if !stop && !pages.is_due(&self.db)? {
+                return Ok(());
+            }
+            return pages.checkpoint(&self.db, stop);
+        }
         let mode = if stop { "TRUNCATE" } else { "PASSIVE" };
         self.db
             .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))?;

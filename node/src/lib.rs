@@ -23,6 +23,7 @@
 //! ```
 
 mod api;
+mod backup;
 mod check;
 mod cli;
 mod clock;

@@ -23,7 +23,7 @@ use crate::vault::Vault;
 use crate::view::{
     AccountView, EventView, KeptView, NewAccountView, NodeView, PeerView, StatusView,
 };
-use crate::{clock, read, store};
+use crate::{backup, clock, read, store};
 
 pub use account::Account;
 pub use events::Events;
@@ -83,8 +83,11 @@ fn settings(options: &Options) -> Settings {
 fn open(options: &Options) -> Result<(Engine, store::DirectoryLock)> {
     options.check()?;
     let lock = store::lock(&options.data_dir)?;
+    store::begin(&options.data_dir)?;
     let vault = Vault::open_or_create(&options.data_dir, &options.unlock)?;
+    let checked = store::pages::check(&options.data_dir)?;
     let db = store::open(&options.data_dir)?;
+    let pages = checked.begin(&db)?;
     let mut engine = Engine::open(
         db,
         vault,
@@ -92,7 +95,9 @@ fn open(options: &Options) -> Result<(Engine, store::DirectoryLock)> {
         settings(options),
         clock::wall(),
     )?;
+    engine.guard(pages);
     engine.load_due()?;
+    store::begun(&options.data_dir)?;
     Ok((engine, lock))
 }
 
@@ -485,6 +490,26 @@ impl Node {
     /// `Storage` when the store cannot be read.
     pub async fn keeping(&self) -> Result<Vec<KeptView>> {
         self.read(read::keeping).await
+    }
+
+    /// A copy of the database as it is now, in a file that nobody else can open. The daemon goes on
+    /// meanwhile.
+    pub(crate) async fn backup(&self) -> Result<std::fs::File> {
+        let directory = self.inner.options.data_dir.clone();
+        blocking(move || {
+            let part = directory.join("backup.part");
+            let file = backup::copy(&directory, &part).and_then(|()| {
+                std::fs::File::open(&part).map_err(|error| {
+                    Error::new(
+                        ErrorKind::Storage,
+                        format!("cannot read {}: {error}", part.display()),
+                    )
+                })
+            });
+            let _ = std::fs::remove_file(&part);
+            file
+        })
+        .await
     }
 
     /// Events after a sequence number, oldest first.

@@ -1,6 +1,9 @@
 //! Opens the SQLite database: settings, migrations, the lock on the data directory. Queries stand
 //! with the code that needs them; rules are not here.
 
+pub(crate) mod pages;
+mod wal;
+
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -9,15 +12,18 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::vault;
 
 /// Name of the database in the data directory.
 pub(crate) const DATABASE: &str = "node.db";
 /// Name of the lock file in the data directory.
 const LOCK: &str = "lock";
+/// Name of the mark of a directory whose first start is under way.
+const BEGUN: &str = "beginning";
 /// SQLite versions below this one may corrupt a WAL database (WAL-reset bug).
 const SQLITE_FLOOR: i32 = 3_051_003;
 /// Marks the file as ours (PRAGMA application_id): "PUMA".
-const APPLICATION_ID: i32 = 0x5055_4d41;
+pub(crate) const APPLICATION_ID: i32 = 0x5055_4d41;
 /// The schema, one step per version.
 const MIGRATIONS: [&str; 1] = [include_str!("store/schema.sql")];
 /// Checkpoint when the WAL has grown to this many pages of 4 KiB (4 MiB).
@@ -91,6 +97,62 @@ pub(crate) fn database(directory: &Path) -> PathBuf {
     directory.join(DATABASE)
 }
 
+/// Path of the write-ahead log of a data directory.
+pub(crate) fn log(directory: &Path) -> PathBuf {
+    directory.join("node.db-wal")
+}
+
+/// Refuses a directory that lost its database, and marks one that is begun: a key file without a
+/// database is then known for what it is, the first start cut short.
+///
+/// # Errors
+/// `Storage` when the database is gone or empty though the key file is there, or the disk fails.
+pub(crate) fn begin(directory: &Path) -> Result<()> {
+    let marker = directory.join(BEGUN);
+    let is_there = |path: &Path| std::fs::metadata(path).is_ok_and(|file| file.len() > 0);
+    let (key, database) = (directory.join(vault::KEY_FILE), database(directory));
+    if is_there(&database) || is_there(&marker) {
+        return Ok(());
+    }
+    if key.exists() {
+        let what = if database.exists() { "empty" } else { "gone" };
+        return Err(Error::new(
+            ErrorKind::Storage,
+            format!(
+                "{} is {what}, but {} is here: this directory belonged to a node, and nothing is begun \
+                 anew in it. Put the database back if it was only moved; else bring the accounts back \
+                 from their 24 words in an empty data directory",
+                database.display(),
+                key.display()
+            ),
+        ));
+    }
+    vault::write_private(&marker, b"This directory is being set up.\n")
+        .map_err(|error| unwritable(&marker, &error))
+}
+
+/// Takes the mark of [`begin`] away, once the database holds what it must.
+///
+/// # Errors
+/// `Storage` when the disk fails.
+pub(crate) fn begun(directory: &Path) -> Result<()> {
+    let marker = directory.join(BEGUN);
+    match std::fs::remove_file(&marker) {
+        Ok(()) => File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(|error| unwritable(&marker, &error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(unwritable(&marker, &error)),
+    }
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Error {
+    Error::new(
+        ErrorKind::Storage,
+        format!("{} cannot be written: {error}", path.display()),
+    )
+}
+
 /// Opens the one connection that writes, and brings the schema up to date.
 ///
 /// # Errors
@@ -141,6 +203,7 @@ fn keep_plans(db: &Connection) -> rusqlite::Result<()> {
 fn settings(db: &Connection) -> rusqlite::Result<()> {
     db.set_prepared_statement_cache_capacity(256);
     keep_plans(db)?;
+    leave_log_alone(db)?;
     db.execute_batch(
         "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
@@ -156,6 +219,21 @@ fn settings(db: &Connection) -> rusqlite::Result<()> {
     )
 }
 
+/// Version of the schema that this program writes.
+pub(crate) fn schema_version() -> i64 {
+    MIGRATIONS.len() as i64
+}
+
+/// Checkpoints are made where the page checksums are written, and nowhere else: not when a connection
+/// closes.
+///
+/// # Errors
+/// When SQLite refuses.
+pub(crate) fn leave_log_alone(db: &Connection) -> rusqlite::Result<()> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(())
+}
+
 /// A connection that only reads, for lists.
 ///
 /// # Errors
@@ -165,6 +243,7 @@ pub(crate) fn open_reader(directory: &Path) -> Result<Connection> {
     let db = Connection::open_with_flags(database(directory), flags)?;
     db.set_prepared_statement_cache_capacity(64);
     keep_plans(&db)?;
+    leave_log_alone(&db)?;
     db.execute_batch(
         "PRAGMA query_only = ON; PRAGMA trusted_schema = OFF; PRAGMA mmap_size = 0;
          PRAGMA busy_timeout = 5000; PRAGMA cache_size = -2048;",
@@ -176,7 +255,7 @@ fn migrate(db: &Connection, path: &Path) -> Result<()> {
     let number = |pragma: &str| -> rusqlite::Result<i64> {
         db.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))
     };
-    let known = MIGRATIONS.len() as i64;
+    let known = schema_version();
     let version = number("user_version")?;
     let ours = number("application_id")?;
     if ours != 0 && ours != i64::from(APPLICATION_ID) {

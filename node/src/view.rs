@@ -130,6 +130,34 @@ pub struct KeptView {
     pub bytes: u64,
 }
 
+/// What a copy of a database holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupView {
+    /// The file.
+    pub file: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// When it was made.
+    pub made: String,
+    /// Version of the program that made it.
+    pub program: String,
+    /// Version of the database's form.
+    pub schema: i64,
+    /// Rows in all tables.
+    pub rows: u64,
+    /// The accounts in it.
+    pub accounts: Vec<BackupAccountView>,
+}
+
+/// An account in a copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupAccountView {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+}
+
 /// An invitation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InvitationView {

@@ -172,7 +172,7 @@ async fn burn(plan: &Plan, run: &RunDirectory, board: &Board) -> Result<Report> 
 }
 
 /// Asks the survivors until everything owed is there, or the time for it is over.
-async fn settle(stage: &Stage) -> Result<Reckoning> {
+pub(crate) async fn settle(stage: &Stage) -> Result<Reckoning> {
     let survivors: Vec<(usize, Person)> = {
         let auditor = stage.auditor();
         let people = stage.people.iter().cloned().enumerate();

@@ -4,9 +4,14 @@
 mod auditor;
 mod bench;
 mod checker;
+mod chores;
+mod corrupt;
+mod crash;
+mod faults;
 mod figures;
 mod findings;
 mod fire;
+mod images;
 mod layout;
 mod machine;
 mod network;
@@ -15,8 +20,10 @@ mod people;
 mod process;
 mod report;
 mod results;
+mod soak;
 mod society;
 mod standing;
+mod storm;
 mod table;
 mod traffic;
 mod view;
@@ -56,6 +63,9 @@ fn main() -> ExitCode {
             Command::Down => standing::down().await.map(|()| true),
             Command::Status => standing::status().await,
             Command::Bench(options) => bench::run(options).await.map(|()| true),
+            Command::Crash(options) => crash::run(options).await,
+            Command::Corrupt(options) => corrupt::run(options).await,
+            Command::Soak(options) => soak::run(options).await,
         }
     });
     match result {

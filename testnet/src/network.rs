@@ -91,6 +91,21 @@ impl Spec {
         arguments
     }
 
+    /// Everything to start a daemon with on a copy of the data, with a socket of its own; it knows
+    /// nobody.
+    pub(crate) fn moved(&self, data: &Path, socket: &Path) -> Vec<String> {
+        let text = |path: &Path| path.display().to_string();
+        let (old_data, old_socket) = (text(&self.data), text(&self.socket));
+        self.arguments
+            .iter()
+            .map(|argument| match argument {
+                argument if *argument == old_data => text(data),
+                argument if *argument == old_socket => text(socket),
+                argument => argument.clone(),
+            })
+            .collect()
+    }
+
     /// The end of its log, for error messages.
     pub(crate) fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -200,8 +215,59 @@ impl Network {
         Ok(network)
     }
 
+    /// Starts a node's daemon again on what its directory holds; it begins with the addresses of those
+    /// that run.
+    pub(crate) async fn start_again(
+        &mut self,
+        node: usize,
+        variables: &[(String, String)],
+    ) -> Result<()> {
+        let mut bootstrap = Vec::new();
+        for other in self.nodes.iter().filter(|other| other.process.is_some()) {
+            let asked = other.client.clone().with_timeout(Duration::from_secs(1));
+            if let Ok(found) = asked.get::<NodeView>("/node").await {
+                bootstrap.extend(found.addresses);
+                break;
+            }
+        }
+        let node = &mut self.nodes[node];
+        let arguments = node.spec.arguments(&bootstrap);
+        let process = Process::start_with(&arguments, &node.spec.log, false, variables)?;
+        node.process = Some(process);
+        Ok(())
+    }
+
+    /// The process of a node, if it runs.
+    pub(crate) fn process(&mut self, node: usize) -> Option<&mut Process> {
+        self.nodes[node].process.as_mut()
+    }
+
+    /// SIGKILL to a node, and its end.
+    pub(crate) fn kill(&mut self, node: usize) {
+        if let Some(mut process) = self.nodes[node].process.take() {
+            process.kill();
+            process.reap();
+        }
+    }
+
+    /// Asks a node to stop, and waits for its end; whether it came in time.
+    pub(crate) async fn stop_one(&mut self, node: usize) -> bool {
+        let Some(mut process) = self.nodes[node].process.take() else {
+            return true;
+        };
+        process.terminate();
+        let begun = Instant::now();
+        while process.ended().is_none() {
+            if begun.elapsed() > STOP {
+                return false;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        true
+    }
+
     /// Waits until a node says that it is ready.
-    async fn ready(&mut self, node: usize) -> Result<()> {
+    pub(crate) async fn ready(&mut self, node: usize) -> Result<()> {
         let node = &mut self.nodes[node];
         let begun = Instant::now();
         while !is_ready(&node.client).await {

@@ -44,6 +44,12 @@ pub(crate) enum Command {
     Status,
     /// Measure speed and size on this machine.
     Bench(BenchOptions),
+    /// Kill a daemon at its writes, fail its syncs, tear its files, and see whether anything is lost.
+    Crash(CrashOptions),
+    /// Damage data directories in many ways and see whether it is noticed.
+    Corrupt(CorruptOptions),
+    /// Mix everything that can happen to a network at random, for as long as you like.
+    Soak(SoakOptions),
 }
 
 /// How large a network is.
@@ -99,6 +105,56 @@ pub(crate) struct BenchOptions {
     #[arg(long)]
     pub(crate) quick: bool,
     /// Write the figures as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CrashOptions {
+    /// 200 crash points instead of every write of 200 operations.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// So many crash points instead, spread over the writes of 200 operations.
+    #[arg(long, value_name = "N")]
+    pub(crate) points: Option<usize>,
+    /// So many power cuts instead of 500 (quick) or 10,000.
+    #[arg(long, value_name = "N")]
+    pub(crate) images: Option<usize>,
+    /// Operations a second while daemons crash.
+    #[arg(long, default_value_t = 60)]
+    pub(crate) rate: u32,
+    /// Decides the operations, the kinds of crash, and what a power cut leaves.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Write the result as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CorruptOptions {
+    /// How many damaged directories.
+    #[arg(long, default_value_t = 500)]
+    pub(crate) runs: usize,
+    /// Decides what is damaged, where and how.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Write the result as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SoakOptions {
+    #[command(flatten)]
+    pub(crate) size: Size,
+    /// How long, in minutes; parts of one are allowed.
+    #[arg(long, default_value_t = 10.0)]
+    pub(crate) minutes: f64,
+    /// Operations a second, texts and IOUs together.
+    #[arg(long, default_value_t = 30)]
+    pub(crate) rate: u32,
+    /// Write the result as JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }

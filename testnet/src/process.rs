@@ -25,6 +25,16 @@ impl Process {
     /// Starts a daemon whose output goes to a log file. Unless it is to stay, it watches its standard
     /// input, which closes when this program is gone: even `kill -9` of it leaves nothing behind.
     pub(crate) fn start(arguments: &[String], log: &Path, stay: bool) -> Result<Self> {
+        Self::start_with(arguments, log, stay, &[])
+    }
+
+    /// The same with variables of its own.
+    pub(crate) fn start_with(
+        arguments: &[String],
+        log: &Path,
+        stay: bool,
+        variables: &[(String, String)],
+    ) -> Result<Self> {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let file = File::options()
             .create(true)
@@ -39,6 +49,7 @@ impl Process {
                 command.env_remove(name);
             }
         }
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         if stay {
             command.stdin(Stdio::null());
         } else {

@@ -34,6 +34,8 @@ pub(crate) struct Stage {
     auditor: Arc<Mutex<Auditor>>,
     /// Set when the building burned: nobody there is called any more.
     burned: Arc<AtomicBool>,
+    /// Set when no more operations are to be begun.
+    over: Arc<AtomicBool>,
     /// When traffic began.
     begun: Instant,
     /// Makes the idempotency keys of two runs different.
@@ -46,6 +48,7 @@ impl Stage {
             people: Arc::new(people),
             auditor: Arc::new(Mutex::new(auditor)),
             burned: Arc::new(AtomicBool::new(false)),
+            over: Arc::new(AtomicBool::new(false)),
             begun: Instant::now(),
             seed,
         }
@@ -72,6 +75,15 @@ impl Stage {
         self.auditor().fire = Some(self.now());
     }
 
+    /// Begins no more operations; those under way go on to their outcome.
+    pub(crate) fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
     fn is_gone(&self, account: usize) -> bool {
         self.burned.load(Ordering::SeqCst) && self.auditor().people[account].burns
     }
@@ -83,6 +95,9 @@ pub(crate) async fn perform(stage: &Stage, operations: Vec<Operation>) -> Result
     let mut workers = JoinSet::new();
     for operation in operations {
         stage.at(operation.at).await;
+        if stage.is_over() {
+            break;
+        }
         let queue = queues
             .entry((operation.from, operation.to))
             .or_insert_with(|| {

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::call::Call;
 use super::guard::{self, Guard};
 use super::problem::Problem;
-use super::{State, events, restores};
+use super::{State, backup, events, restores};
 use crate::error::ErrorKind;
 use crate::node::{Account, Page};
 
@@ -58,6 +58,7 @@ pub(super) fn router(state: Arc<State>, guard: Guard) -> Router {
         .route("/peers/{node}", delete(disconnect))
         .route("/peers/{node}/block", post(block_node))
         .route("/events", get(events::events))
+        .route("/backup", get(backup::backup))
         .merge(restores::routes());
     Router::new()
         .nest("/api/v1", v1)

@@ -225,9 +225,9 @@ impl Message {
         let Self::Delete { id } = self;
         let path = format!("/messages/{}", segment(&id));
         session.client.delete::<()>(&path).await?;
-        session
-            .out
-            .one(&json!({ "id": id, "deleted": true }), |_| "deleted".to_owned())
+        session.out.one(&json!({ "id": id, "deleted": true }), |_| {
+            "deleted".to_owned()
+        })
     }
 }
 

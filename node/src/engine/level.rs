@@ -109,9 +109,8 @@ impl Engine {
     pub(crate) fn all_checked(&self) -> Result<()> {
         for account in self.checking() {
             let name = &self.own(&account)?.name;
-            self.may_sign(&account).map_err(|error| {
-                Error::new(error.kind(), format!("`{name}`: {error}"))
-            })?;
+            self.may_sign(&account)
+                .map_err(|error| Error::new(error.kind(), format!("`{name}`: {error}")))?;
         }
         Ok(())
     }

@@ -279,7 +279,8 @@ impl Engine {
             .query_map([], |row| blob(row, 0))?
             .collect::<rusqlite::Result<_>>()?;
         for node in nodes {
-            self.want(NodeId(node));
+            // Dialled by the first tick: there is no step yet whose effects would leave.
+            self.peers.entry(NodeId(node)).or_default().wanted = true;
         }
         let blocked: Vec<[u8; 32]> = self
             .db

@@ -120,3 +120,24 @@ fn a_wrong_key_for_the_stored_secrets_is_refused_with_a_clear_word() {
     let error = Engine::open(db, vault, rng, settings, net.now).unwrap_err();
     assert!(!error.message().is_empty());
 }
+
+#[test]
+fn a_node_for_which_something_waits_is_dialled_after_a_restart() {
+    let (mut net, ids) = Net::with(85, &FOUR);
+    net.settle_keepers(3);
+    net.meet((0, ids[0]), (1, ids[1]));
+    net.kill(1);
+    net.send((0, ids[0]), ids[1], "while the other node was away");
+    let away = net.members[1].engine.me();
+    net.kill(0);
+    net.restart(0);
+    let now = net.now;
+    let effects = net.members[0]
+        .engine
+        .step(vec![crate::engine::Input::Tick], now)
+        .unwrap();
+    let dialled = effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::Connect(node, _) if *node == away));
+    assert!(dialled, "{effects:?}");
+}
