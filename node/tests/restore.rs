@@ -262,7 +262,15 @@ fn pumasi_restore_brings_an_account_back_into_an_empty_directory() {
     let output = restore("again", &words, &[]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
 
-    let new = Daemon::start(&dir.path().join("again"), &local[4..]);
+    // The same for programs, elsewhere: the last one wins.
+    let output = restore("third", &words, &["--name", "mine", "--json"]);
+    let told: Value = serde_json::from_str(&ok(&output)).unwrap();
+    assert_eq!(told["state"], "done", "{told}");
+    assert_eq!(told["report"]["complete"], true, "{told}");
+    assert_eq!(told["report"]["name"], "mine", "{told}");
+    assert_eq!(told["balances"]["KRW"], "-12000", "{told}");
+
+    let new = Daemon::start(&dir.path().join("third"), &local[4..]);
     assert!(texts(&new, "bora").contains(&"before the fire".to_owned()));
     // A call that signs waits until the account is compared with its keepers.
     say(&new, "bora", "and back");

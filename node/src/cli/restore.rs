@@ -333,7 +333,7 @@ fn next_steps(config: &Config) -> String {
 fn page(told: &Told<'_>, report: &RestoreReport, next: &str) -> String {
     let view = told.view;
     let mut lines = vec![format!("{} is back.", flat(&report.name))];
-    let mut row = |name: &str, text: String| lines.push(format!("  {name:<10}{text}"));
+    let mut row = |name: &str, text: String| lines.push(format!("  {name:<12}{text}"));
     row("id", view.account.clone());
     row("contacts", report.contacts.to_string());
     row("messages", report.messages.to_string());
