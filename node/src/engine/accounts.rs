@@ -243,7 +243,7 @@ impl Engine {
             created: self.now,
             locator: SigningKey::from_seed(&root.locator.seed().0),
             archive: Archive::new(volume, first, 0),
-            level: Level::Level,
+            level: Level::Active,
         })
     }
 
@@ -272,7 +272,7 @@ impl Engine {
                 own.created.0
             ],
         )?;
-        self.store_volume(&own.archive.volume.clone())?;
+        self.store_volume(&own.archive.volume)?;
         self.accounts.insert(account, own);
         self.store_archive(account)
     }

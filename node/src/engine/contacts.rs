@@ -336,7 +336,7 @@ impl Engine {
             *account,
             Record::Invitation {
                 granted,
-                name: name.clone(),
+                name,
                 expires,
             },
         );

@@ -21,7 +21,7 @@ const ASK_AGAIN: u64 = 2 * SECOND;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Level {
     /// It goes on.
-    Level,
+    Active,
     /// Not compared yet since the start: who answered, and who was asked when.
     Unchecked {
         answered: BTreeSet<NodeId>,
@@ -49,7 +49,7 @@ impl Level {
     /// The word for it in views.
     pub(crate) const fn word(&self) -> &'static str {
         match self {
-            Self::Level => "active",
+            Self::Active => "active",
             Self::Unchecked { .. } => "checking",
             Self::Behind => "behind",
             Self::Replaced => "replaced",
@@ -68,14 +68,14 @@ impl Engine {
     pub(super) fn is_level(&self, account: &AccountId) -> bool {
         self.accounts
             .get(account)
-            .is_some_and(|own| own.level == Level::Level)
+            .is_some_and(|own| own.level == Level::Active)
     }
 
     /// The same, with the reason.
     pub(super) fn may_sign(&self, account: &AccountId) -> Result<()> {
         let own = self.own(account)?;
         let why = match &own.level {
-            Level::Level => return Ok(()),
+            Level::Active => return Ok(()),
             Level::Unchecked { answered, .. } => {
                 return Err(Error::new(
                     ErrorKind::Checking,
@@ -119,7 +119,7 @@ impl Engine {
     pub(super) fn begin_levels(&mut self) {
         for own in self.accounts.values_mut() {
             if matches!(own.level, Level::Unchecked { .. }) && readers(&own.record) == 0 {
-                own.level = Level::Level;
+                own.level = Level::Active;
             }
         }
     }
@@ -173,7 +173,7 @@ impl Engine {
         if answered.len() < readers(&own.record) {
             return Ok(());
         }
-        own.level = Level::Level;
+        own.level = Level::Active;
         self.step.levels = true;
         self.became_level(account)
     }

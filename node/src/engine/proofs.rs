@@ -236,7 +236,8 @@ impl Engine {
         buildings: usize,
         until: Option<Time>,
     ) -> Result<()> {
-        let row: Option<(u8, bool, u32, i64, (u64, u64), bool)> = one(self
+        type Shown = (u8, bool, u32, i64, (u64, u64), bool);
+        let row: Option<Shown> = one(self
             .db
             .prepare_cached(
                 "SELECT state, safe, buildings, kind, volume, page, outgoing FROM messages

@@ -187,6 +187,7 @@ impl Engine {
         self.rebuild_texts(account, &model)?;
         self.archive_again(account, &model)?;
         let lines = self.rebuild_lines(account, &mut model, complete)?;
+        self.mark_ious(account, &model)?;
         let unopened = self.open_by_phrase(account, &restoring.root)?;
         if unopened > 0 {
             model.miss(format!(
@@ -522,6 +523,30 @@ impl Engine {
         Ok(())
     }
 
+    /// How far IOUs had come, as the archive knows it.
+    fn mark_ious(&mut self, account: AccountId, model: &Model) -> Result<()> {
+        for (message, mark) in &model.marks {
+            self.db
+                .prepare_cached(
+                    "UPDATE messages SET state = max(state, ?3), safe = 1
+                     WHERE account = ?1 AND message = ?2 AND kind = 1 AND outgoing = 1",
+                )?
+                .execute(params![
+                    account.0,
+                    message.0,
+                    state_of(true, Some(*mark)).code()
+                ])?;
+        }
+        // Of those received: what keepers gave back is safe there.
+        let volume = self.own(&account)?.archive.volume.epoch;
+        self.db.execute(
+            "UPDATE messages SET safe = 1
+             WHERE account = ?1 AND kind = 1 AND outgoing = 0 AND volume BETWEEN 1 AND ?2",
+            params![account.0, volume.saturating_sub(1)],
+        )?;
+        Ok(())
+    }
+
     /// What the new device says again in its own volume: small, and then true wherever old volumes
     /// are tidied away.
     fn archive_again(&mut self, account: AccountId, model: &Model) -> Result<()> {
@@ -590,7 +615,8 @@ impl Engine {
 
     /// Opens what waits in the mailbox by the recovery copies. Returns how many cannot be opened.
     pub(super) fn open_by_phrase(&mut self, account: AccountId, root: &RootKeys) -> Result<usize> {
-        let rows: Vec<(i64, [u8; 32], Vec<u8>, Vec<u8>)> = self
+        type Waiting = (i64, [u8; 32], Vec<u8>, Vec<u8>);
+        let rows: Vec<Waiting> = self
             .db
             .prepare(
                 "SELECT id, envelope, bytes, seals FROM envelopes

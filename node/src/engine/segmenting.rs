@@ -161,7 +161,8 @@ impl Engine {
         let mut records = vec![Record::Name(own.name.clone())];
         let current = run.epoch == own.archive.volume.epoch;
         let place = params![account.0, run.epoch, run.first, run.last];
-        let texts: Vec<([u8; 32], Vec<u8>, u64, u8, bool)> = self
+        type Text = ([u8; 32], Vec<u8>, u64, u8, bool);
+        let texts: Vec<Text> = self
             .db
             .prepare_cached(
                 "SELECT message, content, time, state, outgoing FROM messages

@@ -350,6 +350,12 @@ fn balances_come_back_and_payments_go_on() {
     net.until("both ends agree again", 30, |net| {
         agreed(net, (4, a), (1, b)) == Some(-2_400)
     });
+    let ious = net.messages(4, a, b);
+    let first = ious
+        .iter()
+        .find(|message| message.direction == "out")
+        .unwrap();
+    assert_eq!((first.state, first.safe), (State::Delivered, true));
     // The same call again pays nothing more; a new one does.
     net.pay((4, a), b, 3_000, "one").unwrap();
     net.pay((4, a), b, 1_000, "three").unwrap();
