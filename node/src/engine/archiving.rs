@@ -131,7 +131,7 @@ impl Engine {
         if let Some(place) = self.step.quiet {
             return place;
         }
-        let size = codec::encode(&Records(vec![record.clone()])).len();
+        let size = size_of(&record);
         let pending = self.step.archive.entry(account).or_default();
         if !pending.draft.records.is_empty() && pending.draft.size + size > PAGE_FILL {
             let full = std::mem::take(&mut pending.draft);
@@ -652,6 +652,23 @@ impl Engine {
             |row| row.get(0),
         ))?;
         Ok((pages, time.map(Time)))
+    }
+}
+
+/// About the encoded size of a record; never less than a few bytes below it.
+fn size_of(record: &Record) -> usize {
+    /// What stands around content or entry: ids, times, the call's hash.
+    const AROUND: usize = 96;
+    match record {
+        Record::Text(text) => {
+            let call = text.call.as_ref().map_or(0, |call| call.key.len());
+            text.content.len() + call + AROUND
+        }
+        Record::Entry { entry, call, .. } => {
+            let call = call.as_ref().map_or(0, |call| call.key.len());
+            entry.bytes().len() + call + AROUND
+        }
+        other => codec::encode(&Records(vec![other.clone()])).len(),
     }
 }
 
