@@ -194,7 +194,8 @@ fn a_burned_keeper_is_replaced_and_filled_and_nothing_safe_is_missing_on_the_way
             net.send((0, ids[0]), ids[1], &format!("during, back {number}"));
         }
         number += 1;
-        net.run(250);
+        let joining = keepers(&net, 0, ids[0]).iter().any(|k| k.joining);
+        net.run(if joining { 10 } else { 250 });
         assert_nothing_safe_is_missing(&net, 0, ids[0], &[(1, ids[1])]);
     }
     let took = net.now.since(started);
@@ -334,7 +335,8 @@ fn a_replacement_that_is_cut_off_by_restarts_goes_on() {
                 net.now.since(started) < 300_000,
                 "not repaired, step {step}"
             );
-            net.run(250);
+            let joining = keepers(&net, 0, ids[0]).iter().any(|k| k.joining);
+            net.run(if joining { 10 } else { 250 });
             assert_nothing_safe_is_missing(&net, 0, ids[0], &[]);
         }
     }
