@@ -1,6 +1,7 @@
 //! "If this building burned now": what would be left of everything that was called safe, from the
 //! receipts that are held here. Nothing is changed and nobody is asked.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use pumasi_protocol::codec;
@@ -188,12 +189,9 @@ impl Engine {
         for (message, contact) in rows {
             safe += 1;
             let contact = AccountId(contact);
-            if !records.contains_key(&contact) {
-                let record = self.contact_record(account, &contact)?;
-                records.insert(contact, record);
-            }
-            let Some((keepers, copies)) = records.get(&contact) else {
-                continue;
+            let (keepers, copies) = match records.entry(contact) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(slot) => slot.insert(self.contact_record(account, &contact)?),
             };
             let signed = self.signers(account, &message)?;
             let buildings: BTreeSet<String> = outside(keepers, burned)

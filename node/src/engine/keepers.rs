@@ -522,10 +522,9 @@ impl Engine {
         let Some(kept) = self.kept_mut(&account)? else {
             return Ok(Response::Done);
         };
-        if record.record.home.node == from && record.keeper(&me).is_none() {
-            if record.replaces(&kept.record) {
-                self.take_record(&account, record);
-            }
+        let leaves = record.record.home.node == from && record.keeper(&me).is_none();
+        if leaves && record.replaces(&kept.record) {
+            self.take_record(&account, record);
         }
         Ok(Response::Done)
     }

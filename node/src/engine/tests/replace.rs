@@ -591,3 +591,81 @@ fn an_idle_check_of_equal_sets_costs_400_bytes_at_most() {
     let cost = net.bytes + net.archive_bytes - before;
     assert!(cost > 0 && cost <= 400, "{cost} bytes");
 }
+
+#[test]
+fn a_drill_says_what_a_fire_would_leave_and_notices_what_is_not_proven() {
+    let (mut net, ids) = six(214);
+    net.meet((0, ids[0]), (1, ids[1]));
+    for number in 0..10 {
+        net.send((0, ids[0]), ids[1], &number.to_string());
+    }
+    net.run(60_000);
+    let drill = |net: &mut Net, building: &str| {
+        let building = building.to_owned();
+        net.call(0, move |engine| engine.drill(&building)).unwrap()
+    };
+    let place = keepers(&net, 0, ids[0])[0].building.clone();
+    let view = drill(&mut net, &place);
+    let one = &view.accounts[0];
+    assert!(view.survives && !view.here && one.restorable, "{view:?}");
+    assert_eq!((one.keepers_lost, one.keepers_left), (1, 2));
+    assert!(one.pages_safe > 0);
+    let here = drill(&mut net, " Pangyo");
+    assert!(here.here && here.survives, "{here:?}");
+    assert!(
+        here.text.contains("restored from its words"),
+        "{}",
+        here.text
+    );
+    let there = drill(&mut net, "anyang");
+    assert_eq!(there.accounts[0].contacts_there, vec!["bora".to_owned()]);
+    // Without the proofs nothing is claimed.
+    let engine = &mut net.members[0].engine;
+    engine.db.execute("DELETE FROM receipt_items", []).unwrap();
+    engine.due.audits = Default::default();
+    let view = drill(&mut net, &place);
+    assert!(!view.survives);
+    let one = &view.accounts[0];
+    assert_eq!(one.pages_at_risk, one.pages_safe);
+    assert!(!one.at_risk.is_empty() && one.at_risk.len() <= 5);
+    // Two of three gone: too few for a restore once the third would burn.
+    let list = members_of(&net, 0, ids[0]);
+    net.burn(list[1]);
+    net.run(1_000);
+    let report = net
+        .call(0, {
+            let me = ids[0];
+            move |engine| engine.keepers_report(&me)
+        })
+        .unwrap();
+    assert!(report.keepers[1].silent_since.is_some() && !report.keepers[1].connected);
+    assert!(net.call(0, |engine| engine.drill("  ")).is_err());
+}
+
+#[test]
+fn a_keeper_is_not_removed_while_too_few_others_hold_everything() {
+    let (mut net, ids) = six(215);
+    net.run(5_000);
+    let burned = members_of(&net, 0, ids[0])[0];
+    net.burn(burned);
+    net.until("somebody is joining", 120, |net| {
+        keepers(net, 0, ids[0]).iter().any(|keeper| keeper.joining)
+    });
+    let settled = keepers(&net, 0, ids[0])
+        .iter()
+        .find(|keeper| !keeper.joining)
+        .map(|keeper| keeper.place.node.to_string())
+        .expect("one");
+    let (me, node) = (ids[0], settled.clone());
+    let refused = net
+        .call(0, move |engine| engine.remove_keeper(&me, &node))
+        .unwrap_err();
+    assert!(refused.to_string().contains("too few"), "{refused}");
+    settle_whole(&mut net, 0, ids[0]);
+    let view = net
+        .call(0, move |engine| engine.remove_keeper(&me, &settled))
+        .unwrap();
+    // R falls from two to one: until both are level, or a third is there, both must be read.
+    assert!(view.keepers.iter().all(|keeper| keeper.joining), "{view:?}");
+    settle_whole(&mut net, 0, ids[0]);
+}
