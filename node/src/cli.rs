@@ -4,6 +4,7 @@
 mod amount;
 mod backup;
 mod credit;
+mod drill;
 mod events;
 mod network;
 mod people;
@@ -146,6 +147,8 @@ enum Command {
     /// Nodes that keep my mailbox
     #[command(subcommand)]
     Keeper(network::Keeper),
+    /// What would be left if a building burned now; burns nothing
+    Drill(drill::Drill),
     /// Other nodes
     #[command(subcommand)]
     Peer(network::Peer),
@@ -287,6 +290,7 @@ async fn client_command(command: Command, session: Session) -> Result<()> {
         Command::Message(message) => message.run(session).await,
         Command::Credit(credit) => credit.run(session).await,
         Command::Keeper(keeper) => keeper.run(session).await,
+        Command::Drill(drill) => drill.run(session).await,
         Command::Peer(peer) => peer.run(session).await,
         Command::Account(account) => account.run(session).await,
         Command::Events(events) => events.run(session).await,

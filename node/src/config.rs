@@ -461,6 +461,7 @@ impl Config {
             building: self.text("node.building").to_owned(),
             keep_for_contacts: self.flag("node.keep_for_contacts"),
             newcomers: self.number("node.newcomers"),
+            replace_after: u64::from(self.number("node.replace_after")),
             local: self.flag("listen.local"),
         })
     }

@@ -75,6 +75,7 @@ fn settings(options: &Options) -> Settings {
         keep_for_contacts: options.keep_for_contacts,
         newcomers: options.newcomers,
         local: options.local,
+        replace_after: options.replace_after.saturating_mul(1_000),
         bootstrap: options.bootstrap.clone(),
     }
 }
@@ -379,6 +380,15 @@ impl Node {
         let (bytes_in, bytes_out) = self.traffic();
         self.ask(move |engine| engine.status(node, uptime, bytes_in, bytes_out))
             .await
+    }
+
+    /// What would be left if a building burned now, for every account of this node.
+    ///
+    /// # Errors
+    /// `Invalid` for an empty name.
+    pub async fn drill(&self, building: &str) -> Result<crate::view::DrillView> {
+        let building = building.to_owned();
+        self.ask(move |engine| engine.drill(&building)).await
     }
 
     /// Bytes of frames since the start: received, sent.

@@ -94,6 +94,18 @@ pub struct KeeperView {
     pub building: String,
     /// Whether there is a session with it now.
     pub connected: bool,
+    /// Since when there is none, as far as this run of the node has seen.
+    pub silent_since: Option<String>,
+    /// It is being filled: what it signs for counts, but a restore does not rely on it alone.
+    pub joining: bool,
+    /// While it is joining: items that it still lacks, once that is known.
+    pub lacks: Option<u64>,
+    /// Why it counts as gone, if it does.
+    pub gone: Option<String>,
+    /// Archive pages that it has signed for, by receipts held here.
+    pub pages: u64,
+    /// When it said last that it holds all archive pages.
+    pub level_at: Option<String>,
 }
 
 /// Where an account's mailbox is kept.
@@ -115,6 +127,56 @@ pub struct KeepersView {
     pub losses: Vec<LossView>,
     /// What stands in the way of more keepers, if fewer than wanted.
     pub missing: Option<String>,
+    /// Archive pages that must be held.
+    pub pages: u64,
+    /// Repairs under way, or why they wait, in sentences.
+    pub repairs: Vec<String>,
+}
+
+/// What would be left of one account if a building burned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrillAccountView {
+    /// Account id.
+    pub account: String,
+    /// What it is called here.
+    pub name: String,
+    /// Its keepers in the building.
+    pub keepers_lost: usize,
+    /// Its keepers elsewhere.
+    pub keepers_left: usize,
+    /// The buildings these stand in.
+    pub buildings_left: usize,
+    /// Whether its words would bring everything back that is safe.
+    pub restorable: bool,
+    /// Archive pages called safe.
+    pub pages_safe: u64,
+    /// Those of them not proven to stand elsewhere.
+    pub pages_at_risk: u64,
+    /// Sent texts called safe and not delivered yet.
+    pub messages_safe: u64,
+    /// Those of them not proven to stand elsewhere.
+    pub messages_at_risk: u64,
+    /// The first few ids of what is at risk.
+    pub at_risk: Vec<String>,
+    /// Contacts whose node stands in the building.
+    pub contacts_there: Vec<String>,
+    /// The same in a sentence.
+    pub text: String,
+}
+
+/// What would be left if a building burned now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrillView {
+    /// The building.
+    pub building: String,
+    /// Whether this node stands in it.
+    pub here: bool,
+    /// Whether everything that is safe would survive, for every account here.
+    pub survives: bool,
+    /// Per account.
+    pub accounts: Vec<DrillAccountView>,
+    /// The same in a sentence.
+    pub text: String,
 }
 
 /// A mailbox that this node keeps for somebody.

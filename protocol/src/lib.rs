@@ -20,5 +20,6 @@ pub mod placement;
 pub mod reconcile;
 pub mod record;
 pub mod seal;
+pub mod succession;
 pub mod types;
 pub mod wire;

@@ -54,6 +54,7 @@ pub(super) fn router(state: Arc<State>, guard: Guard) -> Router {
         .route("/keepers", get(keepers).post(add_keeper))
         .route("/keepers/{node}", delete(remove_keeper))
         .route("/keeping", get(keeping))
+        .route("/drill", get(drill))
         .route("/peers", get(peers).post(connect))
         .route("/peers/{node}", delete(disconnect))
         .route("/peers/{node}/block", post(block_node))
@@ -410,6 +411,12 @@ async fn payment(Shared(api): Api, call: Call) -> Answer {
 
 async fn keepers(Shared(api): Api, call: Call) -> Answer {
     ok(&timely(account_only(&api, &call).await?.keepers()).await?)
+}
+
+async fn drill(Shared(api): Api, call: Call) -> Answer {
+    call.allow_query(&["building"])?;
+    let building = call.query("building").unwrap_or_default();
+    ok(&timely(api.node.drill(building)).await?)
 }
 
 async fn add_keeper(Shared(api): Api, call: Call) -> Answer {

@@ -5,10 +5,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Session;
-use super::print::{amount, clean, count, duration, flat, say, short, size, table};
+use super::print::{amount, clean, count, duration, flat, say, short, size, table, time};
 use crate::client::segment;
 use crate::error::Result;
-use crate::view::{KeepersView, KeptView, PeerView, StatusView};
+use crate::view::{KeeperView, KeepersView, KeptView, PeerView, StatusView};
 
 /// `pumasi health`.
 #[derive(Debug, Args)]
@@ -243,11 +243,15 @@ fn kept_by(keepers: &KeepersView) -> String {
                     keeper.node.clone(),
                     flat(&keeper.operator),
                     flat(&keeper.building),
-                    if keeper.connected { "yes" } else { "no" }.to_owned(),
+                    session_of(keeper),
+                    keeper.pages.to_string(),
                 ]
             })
             .collect();
-        lines.push(table(&["NODE", "OPERATOR", "BUILDING", "CONNECTED"], &rows));
+        lines.push(table(
+            &["NODE", "OPERATOR", "BUILDING", "CONNECTED", "SIGNED FOR"],
+            &rows,
+        ));
         lines.push(String::new());
     }
     lines.push(format!(
@@ -265,10 +269,33 @@ fn kept_by(keepers: &KeepersView) -> String {
             flat(&loss.text)
         )
     }));
+    lines.push(format!(
+        "The archive has {}.",
+        count(keepers.pages, "page", "pages")
+    ));
     if let Some(missing) = &keepers.missing {
         lines.push(format!("! {}", clean(missing)));
     }
+    lines.extend(
+        keepers
+            .repairs
+            .iter()
+            .map(|line| format!("! {}", clean(line))),
+    );
     lines.join("\n")
+}
+
+fn session_of(keeper: &KeeperView) -> String {
+    let session = match &keeper.silent_since {
+        _ if keeper.connected => "yes".to_owned(),
+        Some(since) => format!("not since {}", time(since)),
+        None => "no".to_owned(),
+    };
+    match keeper.lacks {
+        _ if !keeper.joining => session,
+        Some(lacks) => format!("{session}, joining ({lacks} to copy)"),
+        None => format!("{session}, joining"),
+    }
 }
 
 /// `pumasi peer`.

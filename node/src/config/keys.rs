@@ -104,6 +104,20 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         section: "node",
+        name: "replace_after",
+        flag: "replace-after",
+        env: "PUMASI_NODE_REPLACE_AFTER",
+        placeholder: "SECONDS",
+        kind: Kind::Number,
+        default: "600",
+        doc: &[
+            "Replace a keeper of your accounts after so many seconds without a session",
+            "Shorter: full redundancy returns sooner after a fire. Longer: a keeper that restarts or",
+            "loses its line for a while is not copied from anew for nothing.",
+        ],
+    },
+    Key {
+        section: "node",
         name: "bootstrap",
         flag: "bootstrap",
         env: "PUMASI_NODE_BOOTSTRAP",

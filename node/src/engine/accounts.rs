@@ -344,12 +344,16 @@ impl Engine {
 
     /// Sends the current record to a keeper, and what it needs to hand out.
     pub(super) fn tell_keeper(&mut self, account: &AccountId, keeper: NodeId) -> Result<()> {
+        if self.held_back(account, &keeper) {
+            return Ok(());
+        }
         let own = self.own(account)?;
+        let version = own.record.version();
         let request = Request::Record {
             record: own.record.signed.clone(),
             keys: own.keys.clone(),
         };
-        self.ask(keeper, request, Purpose::TellKeeper(*account));
+        self.ask(keeper, request, Purpose::TellKeeper(*account, version));
         let request = Request::OneTimeKeys {
             account: *account,
             keys: vec![],

@@ -44,9 +44,8 @@ impl Engine {
         }
         if let Some(kept) = self.kept_mut(&account)? {
             if record.replaces(&kept.record) {
-                kept.record = record;
                 kept.keys = keys;
-                self.step.dirty_kept.insert(account);
+                self.take_record(&account, record);
             }
             return Ok(Response::Done);
         }
@@ -69,6 +68,7 @@ impl Engine {
                 usage: Usage::default(),
                 archive: Usage::default(),
                 since: self.now,
+                ended: Some(self.now),
                 seals: BTreeSet::new(),
                 sets: self.load_sets(&account)?,
             },
@@ -128,15 +128,37 @@ impl Engine {
         }
         if record.replaces(&kept.record) && KeyBundle::open_for(&keys, &record).is_ok() {
             let other_device = record.device() != kept.record.device();
-            kept.record = record.clone();
             kept.keys = keys;
-            self.step.dirty_kept.insert(account);
-            self.share(&record);
+            self.take_record(&account, record);
             if other_device {
                 self.begin_epoch(&account)?;
             }
         }
         Ok(Response::Done)
+    }
+
+    /// A newer record of a kept account, which may not name this node any more: then nothing new is
+    /// taken, what was signed for stays to its date (see `cleaning`), and the sharing ends.
+    pub(super) fn take_record(&mut self, account: &AccountId, record: CheckedRecord) {
+        let named = record.keeper(&self.me).is_some();
+        let now = self.now;
+        let Some(kept) = self.kept.get_mut(account) else {
+            return;
+        };
+        kept.record = record.clone();
+        kept.ended = match kept.ended {
+            _ if named => None,
+            None => Some(now),
+            since => since,
+        };
+        self.step.dirty_kept.insert(*account);
+        for shared in self.due.sharing.values_mut() {
+            shared.remove(account);
+        }
+        self.share(&record);
+        if !named {
+            self.due.publish_soon(now);
+        }
     }
 
     /// The owner has a new device. It says anew what holds; one-time keys of the old one are void; and

@@ -427,8 +427,16 @@ impl Engine {
             return Ok(());
         }
         let mut held = Vec::new();
+        let joining = own
+            .record
+            .keeper(&receipt.keeper)
+            .is_some_and(|keeper| keeper.joining);
         for id in &receipt.ids {
             let Some(number) = own.archive.numbers.get(id).copied() else {
+                // Safe already; the receipts of a keeper that is being filled are its proof.
+                if joining {
+                    held.push(*id);
+                }
                 continue;
             };
             let Some((_, holders)) = own.archive.waiting.get_mut(&number) else {
@@ -457,7 +465,7 @@ impl Engine {
             self.db
                 .prepare_cached(
                     "INSERT OR REPLACE INTO receipt_items (account, message, keeper, receipt)
-                     VALUES (?1, ?2, ?3, ?4)",
+                     SELECT mailbox, page, ?3, ?4 FROM pages WHERE page = ?2 AND mailbox = ?1",
                 )?
                 .execute(params![account.0, id.0, receipt.keeper.0, row])?;
         }

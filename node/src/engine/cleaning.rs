@@ -2,15 +2,19 @@
 
 use pumasi_protocol::locator::LOCATOR_LIFE;
 use pumasi_protocol::mailbox::{ERASE_AFTER, RETENTION_MAX};
-use pumasi_protocol::types::{AccountId, DAY, EnvelopeId};
+use pumasi_protocol::types::{AccountId, DAY, EnvelopeId, SECOND};
 use rusqlite::params;
 
-use super::Engine;
 use super::statements::PRIVATE;
+use super::{Engine, blob};
 use crate::error::Result;
 
 /// Rows that one round of cleaning drops at most, per table.
 const CLEAN_ROWS: u32 = 500;
+/// Who asked to be kept for has this long to list this node.
+const AGREED_FOR: u64 = 60 * 60 * SECOND;
+/// Ended mailboxes that one round of cleaning looks at.
+const ENDED_AT_ONCE: u32 = 64;
 /// Answers to calls are remembered this long.
 const IDEMPOTENCY_LIFE: u64 = 30 * DAY;
 
@@ -117,8 +121,54 @@ impl Engine {
                 .prepare_cached(sql)?
                 .execute(params![limit, CLEAN_ROWS])?;
         }
+        self.clean_ended()?;
         self.clean_statements(before(RETENTION_MAX + 2 * DAY))?;
         self.trim_events()
+    }
+
+    /// Mailboxes whose owner has other keepers go when the last promise has ended: at once where nothing
+    /// was taken, else when receipts signed on the last day are over. Their places are free again.
+    fn clean_ended(&mut self) -> Result<()> {
+        let ended: Vec<([u8; 32], u64)> = self
+            .db
+            .prepare_cached(
+                "SELECT mailbox, ended FROM kept WHERE ended < ?1 ORDER BY ended LIMIT ?2",
+            )?
+            .query_map(
+                params![self.now.0.saturating_sub(AGREED_FOR), ENDED_AT_ONCE],
+                |row| Ok((blob(row, 0)?, row.get(1)?)),
+            )?
+            .collect::<rusqlite::Result<_>>()?;
+        for (mailbox, since) in ended {
+            let held = self.db.query_row(
+                "SELECT EXISTS (SELECT 1 FROM pages WHERE mailbox = ?1)
+                   OR EXISTS (SELECT 1 FROM envelopes WHERE mailbox = ?1 AND hidden IS NULL)",
+                params![mailbox],
+                |row| row.get::<_, bool>(0),
+            )?;
+            if held && since > self.now.0.saturating_sub(RETENTION_MAX) {
+                continue;
+            }
+            for sql in [
+                "DELETE FROM acknowledged WHERE mailbox = ?1",
+                "DELETE FROM outbox WHERE kind = 1 AND item IN
+                   (SELECT id FROM statements WHERE mailbox = ?1)",
+                "DELETE FROM statements WHERE mailbox = ?1",
+                "DELETE FROM capabilities WHERE mailbox = ?1",
+                "DELETE FROM one_time_keys WHERE mailbox = ?1",
+                "DELETE FROM encapsulations WHERE mailbox = ?1",
+                "DELETE FROM envelopes WHERE mailbox = ?1",
+                "DELETE FROM pages WHERE mailbox = ?1",
+                "DELETE FROM volumes WHERE mailbox = ?1",
+                "DELETE FROM kept WHERE mailbox = ?1",
+            ] {
+                self.db.prepare_cached(sql)?.execute(params![mailbox])?;
+            }
+            self.kept.remove(&AccountId(mailbox));
+            self.step.dirty_kept.remove(&AccountId(mailbox));
+            self.due.publish_soon(self.now);
+        }
+        Ok(())
     }
 
     pub(super) fn clean_statements(&mut self, before: u64) -> Result<()> {

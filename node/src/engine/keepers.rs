@@ -1,15 +1,16 @@
 //! Own accounts' keepers: asking nodes, apart from each other, until there are enough; stocking them
 //! with prekeys; the keys of contacts that come back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pumasi_protocol::codec;
 use pumasi_protocol::crypto::Signed;
-use pumasi_protocol::placement::{Candidate, losses, next_keeper, safe_copies_for};
+use pumasi_protocol::placement::{Candidate, losses, next_keeper};
 use pumasi_protocol::record::{
     AccountRecord, CheckedRecord, KEEPERS, KEEPERS_MAX, KeeperEntry, KeyBundle, NodeRecord,
     OneTimeKey,
 };
+use pumasi_protocol::succession::successor;
 use pumasi_protocol::types::{AccountId, NodeId, SECOND};
 use pumasi_protocol::wire::{Request, Response};
 use rusqlite::params;
@@ -17,6 +18,7 @@ use rusqlite::params;
 use super::Engine;
 use super::peers::Purpose;
 use crate::error::{Error, ErrorKind, Result};
+use crate::read::rfc3339;
 use crate::view::{KeeperView, KeepersView, LossView};
 
 /// Keys that a keeper should hold; refilled when fewer than half are left.
@@ -29,28 +31,54 @@ const REFUSED_FOR: u64 = 60 * SECOND;
 const CANDIDATES_MAX: i64 = 256;
 
 impl Engine {
-    /// Asks one more keeper for every account that has fewer than wanted.
+    /// Asks one more keeper for every account that has fewer than wanted, or one that is gone.
     pub(super) fn place_keepers(&mut self) -> Result<()> {
         let now = self.now;
         self.due.refusing.retain(|_, until| *until > now);
-        self.due.asking_keeper.retain(|_, (_, until)| *until > now);
-        let accounts: Vec<AccountId> = self
-            .accounts
-            .values()
-            .filter(|own| own.record.record.keepers.len() < KEEPERS)
-            .map(super::types::Own::id)
+        let silent: Vec<(AccountId, NodeId)> = self
+            .due
+            .asking_keeper
+            .iter()
+            .filter(|(_, (_, until))| *until <= now)
+            .map(|(account, (node, _))| (*account, *node))
             .collect();
+        for (account, node) in silent {
+            self.due.asking_keeper.remove(&account);
+            self.due.repairs.replacing.remove(&account);
+            self.due
+                .refusing
+                .insert((account, node), now.plus(REFUSED_FOR));
+        }
+        let accounts: Vec<AccountId> = self.accounts.keys().copied().collect();
         for account in accounts {
+            if !self.is_level(&account) {
+                continue;
+            }
             if self.due.asking_keeper.contains_key(&account) {
                 self.ask_again(&account)?;
-            } else if let Some(node) = self.best_candidate(&account)? {
+                continue;
+            }
+            let gone = match self.gone_keeper(&account) {
+                Some((node, _)) if self.replaceable(&account, &node)?.is_err() => continue,
+                Some((node, _)) => Some(node),
+                None => None,
+            };
+            let few = self.own(&account)?.record.record.keepers.len() < KEEPERS;
+            if !few && gone.is_none() {
+                continue;
+            }
+            if let Some(node) = self.best_candidate(&account, gone.as_ref())? {
+                if let Some(gone) = gone {
+                    self.due.repairs.replacing.insert(account, gone);
+                }
                 self.ask_to_keep(account, node)?;
             }
         }
         Ok(())
     }
 
-    fn best_candidate(&self, account: &AccountId) -> Result<Option<NodeId>> {
+    /// The best node to ask next, in the place of one that is gone.
+    fn best_candidate(&self, account: &AccountId, gone: Option<&NodeId>) -> Result<Option<NodeId>> {
         let candidates: Vec<Candidate> = self
             .candidates(account)?
             .into_iter()
@@ -58,19 +86,21 @@ impl Engine {
                 let node = candidate.entry.place.node;
                 !self.due.refusing.contains_key(&(*account, node))
                     && !self.due.blocked.contains(&node)
+                    && Some(&node) != gone
             })
             .collect();
-        let own = self.own(account)?;
+        let mut keepers = self.own(account)?.record.record.keepers.clone();
+        keepers.retain(|keeper| Some(&keeper.place.node) != gone);
         let sites = if self.settings.local {
             BTreeSet::new()
         } else {
-            same_sites(&own.record.record.keepers, &candidates)
+            same_sites(&keepers, &candidates)
         };
         Ok(next_keeper(
             account,
             &self.me,
             &self.settings.building,
-            &own.record.record.keepers,
+            &keepers,
             &candidates,
             &sites,
         ))
@@ -164,6 +194,7 @@ impl Engine {
         response: Response,
     ) -> Result<()> {
         self.due.asking_keeper.remove(&account);
+        let gone = self.due.repairs.replacing.remove(&account);
         if let Response::No { why, .. } = response {
             tracing::debug!(keeper = ?node, %why, "a node does not keep");
             self.due
@@ -175,17 +206,23 @@ impl Engine {
         let Some(record) = self.node_record(&node)? else {
             return Ok(());
         };
-        let entry = entry_of(&record);
         let own = self.own(&account)?;
-        if own.record.keeper(&node).is_some() || own.record.record.keepers.len() >= KEEPERS_MAX {
+        if own.record.keeper(&node).is_some() || !self.is_level(&account) {
             return Ok(());
         }
-        self.change_record(&account, |record| {
-            record.keepers.push(entry);
-            record.safe_copies = safe_copies_for(record.keepers.len());
-        })?;
-        let record = self.own(&account)?.record.clone();
-        self.share(&record);
+        match gone {
+            // It came back while the other was asked: nothing to repair.
+            Some(gone) if self.gone(&account, &gone).is_none() => return Ok(()),
+            None if own.record.record.keepers.len() >= KEEPERS_MAX => return Ok(()),
+            _ => {}
+        }
+        if !self.list_keeper(account, gone, &entry_of(&record))? {
+            return Ok(());
+        }
+        if let Some(gone) = gone {
+            let view = serde_json::json!({ "node": gone.to_string(), "by": node.to_string() });
+            self.event(Some(account), "keeper.replaced", &view)?;
+        }
         self.compare_at(account, node, self.now.plus(SECOND / 20));
         self.due.keepers_now();
         let view = self.keepers_view(&account)?;
@@ -324,19 +361,58 @@ impl Engine {
             keepers: record
                 .keepers
                 .iter()
-                .map(|keeper| KeeperView {
-                    node: keeper.place.node.to_string(),
-                    operator: keeper.operator.clone(),
-                    building: keeper.building.clone(),
-                    connected: self
-                        .peers
-                        .get(&keeper.place.node)
-                        .is_some_and(|peer| peer.connected),
-                })
+                .map(|keeper| self.keeper_view(account, keeper))
                 .collect(),
             losses,
             missing,
+            pages: 0,
+            repairs: self.repairs_view(account)?,
         })
+    }
+
+    /// The same, with how many archive pages are proven to stand where: looks at every live page of the
+    /// archive (at most its quota) and its receipts.
+    pub(crate) fn keepers_report(&self, account: &AccountId) -> Result<KeepersView> {
+        let mut view = self.keepers_view(account)?;
+        view.pages = self.db.query_row(
+            "SELECT count(*) FROM pages WHERE mailbox = ?1 AND hidden IS NULL",
+            params![account.0],
+            |row| row.get(0),
+        )?;
+        let proven: BTreeMap<String, u64> = self
+            .db
+            .prepare_cached(
+                "SELECT i.keeper, count(*) FROM pages p
+                 JOIN receipt_items i ON i.account = p.mailbox AND i.message = p.page
+                 WHERE p.mailbox = ?1 AND p.hidden IS NULL GROUP BY i.keeper",
+            )?
+            .query_map(params![account.0], |row| {
+                Ok((NodeId(super::blob(row, 0)?).to_string(), row.get(1)?))
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        for keeper in &mut view.keepers {
+            keeper.pages = proven.get(&keeper.node).copied().unwrap_or(0);
+        }
+        Ok(view)
+    }
+
+    fn keeper_view(&self, account: &AccountId, keeper: &KeeperEntry) -> KeeperView {
+        let node = keeper.place.node;
+        KeeperView {
+            node: node.to_string(),
+            operator: keeper.operator.clone(),
+            building: keeper.building.clone(),
+            connected: self.is_connected(&node),
+            silent_since: self.due.repairs.silent.get(&node).map(|at| rfc3339(*at)),
+            joining: keeper.joining,
+            lacks: keeper
+                .joining
+                .then(|| self.still_lacks(account, &node))
+                .flatten(),
+            gone: self.gone(account, &node).map(|gone| gone.text().to_owned()),
+            pages: 0,
+            level_at: self.claimed(account, &node).map(rfc3339),
+        }
     }
 
     /// What stands in the way of enough keepers.
@@ -347,7 +423,7 @@ impl Engine {
         }
         let sentence = if let Some((node, _)) = self.due.asking_keeper.get(account) {
             format!("{have} of {KEEPERS} keepers; asking {} now", node.short())
-        } else if self.best_candidate(account)?.is_some() {
+        } else if self.best_candidate(account, None)?.is_some() {
             format!("{have} of {KEEPERS} keepers; the next one will be asked in a moment")
         } else {
             format!(
@@ -407,18 +483,23 @@ impl Engine {
                 "{node} does not keep for this account"
             )));
         }
+        self.may_sign(account)?;
+        let record = &self.own(account)?.record.record;
+        let next = successor(&record.keepers, record.safe_copies, Some(&node), None);
+        let Some((keepers, copies)) = next else {
+            return Err(Error::new(
+                ErrorKind::Refused,
+                "too few other keepers hold everything without it: wait until those that are joining are filled (pumasi keeper list), or restore the account with its words",
+            ));
+        };
         self.due
             .refusing
             .insert((*account, node), self.now.plus(10 * REFUSED_FOR));
         self.change_record(account, |record| {
-            record.keepers.retain(|keeper| keeper.place.node != node);
-            record.safe_copies = safe_copies_for(record.keepers.len());
+            record.keepers = keepers;
+            record.safe_copies = copies;
         })?;
-        let record = self.own(account)?.record.signed.clone();
-        self.ask(node, Request::Release { record }, Purpose::Release);
-        if let Some(shared) = self.due.sharing.get_mut(&node) {
-            shared.remove(account);
-        }
+        self.let_go(*account, node)?;
         let view = self.keepers_view(account)?;
         self.event(Some(*account), "keeper.removed", &view)?;
         Ok(view)
@@ -441,14 +522,9 @@ impl Engine {
         let Some(kept) = self.kept_mut(&account)? else {
             return Ok(Response::Done);
         };
-        if record.record.home.node == from && record.keeper(&me).is_none() {
-            if record.replaces(&kept.record) {
-                kept.record = record;
-                self.step.dirty_kept.insert(account);
-            }
-            for shared in self.due.sharing.values_mut() {
-                shared.remove(&account);
-            }
+        let leaves = record.record.home.node == from && record.keeper(&me).is_none();
+        if leaves && record.replaces(&kept.record) {
+            self.take_record(&account, record);
         }
         Ok(Response::Done)
     }

@@ -34,6 +34,8 @@ pub(super) struct Kept {
     /// What of its archive is live here.
     pub(super) archive: Usage,
     pub(super) since: Time,
+    /// Since when its record does not name this node.
+    pub(super) ended: Option<Time>,
     /// Seal keys whose encapsulations are stored.
     pub(super) seals: BTreeSet<SealName>,
     pub(super) sets: Sets,
@@ -67,10 +69,10 @@ impl Engine {
 
     #[expect(clippy::type_complexity, reason = "one row of one query")]
     fn load_kept(&self, mailbox: &AccountId) -> Result<Option<Kept>> {
-        let row: Option<(bool, Vec<u8>, Vec<u8>, u64, u64, u64)> = one(self
+        let row: Option<(bool, Vec<u8>, Vec<u8>, u64, u64, u64, Option<u64>)> = one(self
             .db
             .prepare_cached(
-                "SELECT contact, record, keys, items, bytes, since FROM kept WHERE mailbox = ?1",
+                "SELECT contact, record, keys, items, bytes, since, ended FROM kept WHERE mailbox = ?1",
             )?
             .query_row(params![mailbox.0], |row| {
                 Ok((
@@ -80,9 +82,10 @@ impl Engine {
                     row.get(3)?,
                     row.get(4)?,
                     row.get(5)?,
+                    row.get(6)?,
                 ))
             }))?;
-        let Some((contact, record, keys, items, bytes, since)) = row else {
+        let Some((contact, record, keys, items, bytes, since, ended)) = row else {
             return Ok(None);
         };
         let (Ok(record), Ok(keys)) = (codec::decode(&record), codec::decode(&keys)) else {
@@ -110,6 +113,7 @@ impl Engine {
             usage: Usage { items, bytes },
             archive,
             since: Time(since),
+            ended: ended.map(Time),
             seals: BTreeSet::new(),
             sets,
         }))
@@ -153,10 +157,10 @@ impl Engine {
         };
         self.db
             .prepare_cached(
-                "INSERT INTO kept (mailbox, contact, record, keys, items, bytes, since)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                "INSERT INTO kept (mailbox, contact, record, keys, items, bytes, since, ended)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
                  ON CONFLICT (mailbox) DO UPDATE SET
-                   contact = ?2, record = ?3, keys = ?4, items = ?5, bytes = ?6",
+                   contact = ?2, record = ?3, keys = ?4, items = ?5, bytes = ?6, ended = ?8",
             )?
             .execute(params![
                 mailbox.0,
@@ -165,7 +169,8 @@ impl Engine {
                 codec::encode(&kept.keys),
                 kept.usage.items,
                 kept.usage.bytes,
-                kept.since.0
+                kept.since.0,
+                kept.ended.map(|ended| ended.0)
             ])?;
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pumasi_protocol::crypto::Signed;
 use pumasi_protocol::record::{AccountRecord, CheckedRecord};
+use pumasi_protocol::succession;
 use pumasi_protocol::types::{AccountId, NodeId, SECOND, Time};
 use pumasi_protocol::wire::Request;
 use rusqlite::params;
@@ -59,8 +60,12 @@ impl Level {
 
 /// How many keepers must be read so that everything safe is seen: R = N - W + 1.
 pub(super) fn readers(record: &CheckedRecord) -> usize {
-    let count = record.record.keepers.len();
-    (count + 1).saturating_sub(usize::from(record.record.safe_copies))
+    succession::readers(record.record.keepers.len(), record.record.safe_copies)
+}
+
+/// Whether what these keepers hold shows everything that was ever safe.
+pub(super) fn is_reading(record: &CheckedRecord, read: &BTreeSet<NodeId>) -> bool {
+    succession::is_reading(&record.record.keepers, record.record.safe_copies, read)
 }
 
 impl Engine {
@@ -118,7 +123,8 @@ impl Engine {
     /// After the start: accounts without enough keepers to compare with go on at once.
     pub(super) fn begin_levels(&mut self) {
         for own in self.accounts.values_mut() {
-            if matches!(own.level, Level::Unchecked { .. }) && readers(&own.record) == 0 {
+            let none = is_reading(&own.record, &BTreeSet::new());
+            if matches!(own.level, Level::Unchecked { .. }) && none {
                 own.level = Level::Active;
             }
         }
@@ -170,7 +176,7 @@ impl Engine {
             return self.stop_signing(account, Level::Behind);
         }
         answered.insert(node);
-        if answered.len() < readers(&own.record) {
+        if !is_reading(&own.record, answered) {
             return Ok(());
         }
         own.level = Level::Active;

@@ -6,7 +6,7 @@ use pumasi_protocol::archive::Mark;
 use pumasi_protocol::codec;
 use pumasi_protocol::crypto::Signed;
 use pumasi_protocol::envelope::SealName;
-use pumasi_protocol::record::CheckedRecord;
+use pumasi_protocol::record::{CheckedRecord, RecordVersion};
 use pumasi_protocol::types::{AccountId, EnvelopeId, Hash, MessageId, NodeId, SECOND, Time};
 use pumasi_protocol::wire::{Frame, Request, Set};
 use rand::Rng as _;
@@ -128,7 +128,7 @@ pub(super) enum Purpose {
     /// Will you keep for this account?
     Keep(AccountId),
     /// A keeper is told a record.
-    TellKeeper(AccountId),
+    TellKeeper(AccountId, RecordVersion),
     /// How many one-time keys does a keeper hold?
     Stock(AccountId),
     /// Keys of a contact.
@@ -137,8 +137,10 @@ pub(super) enum Purpose {
     Nodes,
     /// Are these mailboxes the same?
     Compare(AccountId),
-    /// A step of reconciliation.
-    Reconcile(AccountId, Set),
+    /// A step of reconciliation; of a repair's round, or 0.
+    Reconcile(AccountId, Set, u64),
+    /// Does a keeper still hold a page? The right answer.
+    Audit(AccountId, Hash),
     /// Missing things were asked for.
     Fetch,
     /// Nothing hangs on the answer.
@@ -203,6 +205,10 @@ pub(super) struct Due {
     pub(super) attest: Time,
     /// Restores that ended, until they are begun again.
     pub(super) restored: BTreeMap<AccountId, crate::view::RestoreView>,
+    /// Keepers that are gone, and those that take their place.
+    pub(super) repairs: super::replacing::Repairs,
+    /// Possession audits.
+    pub(super) audits: super::auditing::Audits,
     /// When locators are put again.
     pub(super) locate: Time,
     pub(super) pins: BTreeSet<NodeId>,

@@ -123,11 +123,11 @@ impl Engine {
             Request::Nodes => Response::Nodes(self.some_nodes()?),
             Request::Digest {
                 mailbox,
-                record: _,
+                record,
                 statements,
                 envelopes,
                 archive,
-            } => self.compare_answer(from, mailbox, [statements, envelopes, archive])?,
+            } => self.compare_answer(from, mailbox, record, [statements, envelopes, archive])?,
             Request::Reconcile {
                 mailbox,
                 set,
@@ -152,9 +152,19 @@ impl Engine {
         let node = asked.node;
         match (asked.purpose, response) {
             (Purpose::Keep(account), response) => self.keep_answer(account, node, response),
-            (Purpose::TellKeeper(account), Response::Newer(record)) => {
+            (Purpose::TellKeeper(account, _), Response::Newer(record)) => {
                 self.newer_own_record(account, record)
             }
+            (Purpose::TellKeeper(account, version), response) => {
+                self.told(account, version, node, &response)
+            }
+            (Purpose::Audit(account, right), response) => {
+                self.audit_answer(account, node, right, &response)
+            }
+            (Purpose::Compare(mailbox), Response::Newer(record)) => {
+                self.newer_own_record(mailbox, record)
+            }
+            (Purpose::Compare(mailbox), Response::No { .. }) => self.no_part_there(mailbox, node),
             (Purpose::Head(account), Response::Head { epoch, number }) => {
                 self.head_answer(account, node, epoch, number)
             }
@@ -190,8 +200,8 @@ impl Engine {
                     archive,
                 },
             ) => self.compare_result(mailbox, node, statements, envelopes, archive),
-            (Purpose::Reconcile(mailbox, set), Response::Reconcile(message)) => {
-                self.reconcile_step(mailbox, node, set, &message)
+            (Purpose::Reconcile(mailbox, set, round), Response::Reconcile(message)) => {
+                self.reconcile_step(mailbox, node, set, round, &message)
             }
             _ => Ok(()),
         }

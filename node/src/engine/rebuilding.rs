@@ -17,11 +17,13 @@ use pumasi_protocol::envelope::{
 use pumasi_protocol::identity::RootKeys;
 use pumasi_protocol::line::Entry;
 use pumasi_protocol::mailbox::{Action, IDS_MAX};
+use pumasi_protocol::placement::safe_copies_for;
 use pumasi_protocol::record::CheckedRecord;
 use pumasi_protocol::seal;
 use pumasi_protocol::types::{AccountId, EnvelopeId, Hash, MessageId, Time};
 use rusqlite::params;
 
+use super::accounts::sign_record;
 use super::contacts::{Contact, ContactSecrets};
 use super::outgoing::{CONTENT, NewMessage};
 use super::segmenting::{DELETED_CONTACT, DELETED_INVITATION, DELETED_MESSAGE};
@@ -170,6 +172,21 @@ impl Engine {
                 "fewer keepers could be read than needed: something that was safe may be missing, and new debts wait for the other side of each line"
                     .into(),
             );
+        }
+        if !complete {
+            // Keepers that could not be read may be gone for good, and waiting for them would leave the
+            // account without repair. What is lost with them was said; the rest begins from here.
+            let mut record = own.record.record.clone();
+            let read = restoring.read_nodes();
+            record
+                .keepers
+                .retain(|keeper| read.contains(&keeper.place.node));
+            for keeper in &mut record.keepers {
+                keeper.joining = true;
+            }
+            record.safe_copies = safe_copies_for(record.keepers.len());
+            record.version = record.version.saturating_add(1);
+            own.record = sign_record(&record, &own.device)?;
         }
         own.name = self.name_here(restoring.name.clone().or(model.name.take()), &own);
         if self.kept.contains_key(&account) || self.kept_mut(&account)?.is_some() {

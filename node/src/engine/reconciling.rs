@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use pumasi_protocol::mailbox::IDS_MAX;
-use pumasi_protocol::reconcile::{Item, SetView};
+use pumasi_protocol::reconcile::{Item, Progress, SetView};
 use pumasi_protocol::record::{CheckedRecord, RecordVersion};
 use pumasi_protocol::types::{AccountId, EnvelopeId, Hash, NodeId, SECOND, Time};
 use pumasi_protocol::wire::{BATCH_BYTES, Frame, Parcel, Request, Response, Set};
@@ -87,6 +87,9 @@ impl Engine {
         if !self.takes_part(&mailbox, &node)? {
             return Ok(());
         }
+        if self.held_back(&mailbox, &node) {
+            return Ok(());
+        }
         let record = self.version(&mailbox)?;
         let Some(sets) = self.sets(&mailbox)? else {
             return Ok(());
@@ -106,10 +109,21 @@ impl Engine {
         &mut self,
         from: NodeId,
         mailbox: AccountId,
+        theirs: RecordVersion,
         [statements, envelopes, archive]: [Hash; 3],
     ) -> Result<Response> {
+        let ours = self.version(&mailbox)?;
+        if theirs < ours && theirs > RecordVersion::default() {
+            // It cannot come level under its older record: statements and pages of a newer device do
+            // not check out there, and it may not be a keeper any more.
+            return self.tell_newer(from, mailbox);
+        }
         if !self.takes_part(&mailbox, &from)? {
             return Ok(no_part());
+        }
+        if theirs > ours {
+            // Its answer to our own question brings the newer record.
+            self.compare_at(mailbox, from, self.now.plus(SECOND / 20));
         }
         let Some(sets) = self.sets(&mailbox)? else {
             return Ok(no_part());
@@ -119,6 +133,41 @@ impl Engine {
             envelopes: sets.envelopes.hash(sets.envelope_count) != envelopes,
             archive: sets.archive.hash(sets.archive_count) != archive,
         })
+    }
+
+    /// Gives a node that has an older record of a mailbox the newer one, with its keys. A joining keeper
+    /// waits for the owner: it must not know the list before enough others have accepted it.
+    fn tell_newer(&mut self, to: NodeId, mailbox: AccountId) -> Result<Response> {
+        let newer = match self.accounts.get(&mailbox) {
+            Some(own) => Some((own.record.clone(), own.keys.clone())),
+            None => self
+                .kept_mut(&mailbox)?
+                .map(|kept| (kept.record.clone(), kept.keys.clone())),
+        };
+        let Some((record, keys)) = newer else {
+            return Ok(no_part());
+        };
+        if record.keeper(&to).is_some_and(|keeper| keeper.joining) {
+            if self.accounts.contains_key(&mailbox) {
+                self.tell_keeper(&mailbox, to)?;
+            }
+            return Ok(no_part());
+        }
+        let signed = record.signed;
+        let request = Request::Record {
+            record: signed.clone(),
+            keys,
+        };
+        self.ask(to, request, Purpose::Release);
+        Ok(Response::Newer(signed))
+    }
+
+    /// A node said that it has no part in a mailbox. Of an own account: does it still keep it?
+    pub(super) fn no_part_there(&mut self, mailbox: AccountId, node: NodeId) -> Result<()> {
+        if self.accounts.contains_key(&mailbox) {
+            return self.tell_keeper(&mailbox, node);
+        }
+        Ok(())
     }
 
     pub(super) fn compare_result(
@@ -141,19 +190,26 @@ impl Engine {
         }
         if archive {
             self.begin(mailbox, node, Set::Archive)?;
+        } else {
+            self.claims_pages(mailbox, node);
         }
         Ok(())
     }
 
     pub(super) fn begin(&mut self, mailbox: AccountId, node: NodeId, set: Set) -> Result<()> {
-        let message = self.view(&mailbox, set)?.begin().map_err(internal)?;
+        let message = self.first_message(&mailbox, set)?;
         let request = Request::Reconcile {
             mailbox,
             set,
             message: message.into(),
         };
-        self.ask(node, request, Purpose::Reconcile(mailbox, set));
+        self.ask(node, request, Purpose::Reconcile(mailbox, set, 0));
         Ok(())
+    }
+
+    /// What a round of reconciliation begins with.
+    pub(super) fn first_message(&self, mailbox: &AccountId, set: Set) -> Result<Vec<u8>> {
+        self.view(mailbox, set)?.begin().map_err(internal)
     }
 
     fn view(&self, mailbox: &AccountId, set: Set) -> Result<SetView> {
@@ -203,12 +259,14 @@ impl Engine {
         mailbox: AccountId,
         node: NodeId,
         set: Set,
+        round: u64,
         message: &[u8],
     ) -> Result<()> {
         if !self.takes_part(&mailbox, &node)? {
             return Ok(());
         }
         if message.is_empty() {
+            self.fill_step(mailbox, node, set, round, &Progress::default())?;
             return self.reconciled(mailbox, node, set, 0);
         }
         let progress = match self.view(&mailbox, set)?.advance(message) {
@@ -218,6 +276,9 @@ impl Engine {
                 return Ok(());
             }
         };
+        if round > 0 {
+            self.fill_step(mailbox, node, set, round, &progress)?;
+        }
         let needed = progress.need.len();
         let need: Vec<EnvelopeId> = progress.need.iter().copied().map(EnvelopeId).collect();
         let have: Vec<EnvelopeId> = progress.have.iter().copied().map(EnvelopeId).collect();
@@ -250,7 +311,7 @@ impl Engine {
             set,
             message: next.into(),
         };
-        self.ask(node, request, Purpose::Reconcile(mailbox, set));
+        self.ask(node, request, Purpose::Reconcile(mailbox, set, round));
         Ok(())
     }
 

@@ -8,12 +8,13 @@ use pumasi_protocol::crypto::Signed;
 use pumasi_protocol::identity::{Phrase, RootKeys, next_epoch};
 use pumasi_protocol::locator::{self, Locator};
 use pumasi_protocol::record::{AccountRecord, CheckedRecord, KeeperEntry, Place};
+use pumasi_protocol::succession;
 use pumasi_protocol::types::{AccountId, NodeId, SECOND, Time};
 use pumasi_protocol::wire::{Request, Set};
 use rusqlite::params;
 
 use super::accounts::checked_name;
-use super::level::readers;
+use super::level::{is_reading, readers};
 use super::peers::Purpose;
 use super::types::Own;
 use super::{Effect, Engine};
@@ -112,6 +113,23 @@ impl Restoring {
     /// How many keepers must be read.
     fn needed(&self) -> usize {
         self.found.as_ref().map_or(1, readers).max(1)
+    }
+
+    /// Whether what the keepers hold that are read shows everything that was safe.
+    fn complete(&self, me: &NodeId, kept_here: bool) -> bool {
+        let mut read = self.fenced.clone();
+        if kept_here {
+            read.insert(*me);
+        }
+        self.found
+            .as_ref()
+            .is_some_and(|found| is_reading(found, &read))
+            && !read.is_empty()
+    }
+
+    /// Whether a node is read from now on.
+    pub(super) fn read_nodes(&self) -> &BTreeSet<NodeId> {
+        &self.fenced
     }
 
     /// Keepers whose word counts for reading: those that are not being filled.
@@ -411,7 +429,21 @@ impl Engine {
             .map(|record| record.record.name.clone())
             .unwrap_or_default();
         let mut keepers = restoring.keepers();
-        keepers.retain(|keeper| keeper.place.node != me);
+        if keepers.iter().any(|keeper| keeper.place.node == me) {
+            // This node leaves the list, as its home: the others are joining where R falls by that.
+            let copies = restoring
+                .found
+                .as_ref()
+                .map_or(0, |record| record.record.safe_copies);
+            let next = succession::successor(&keepers, copies, Some(&me), None);
+            keepers = next.map(|(keepers, _)| keepers).unwrap_or_else(|| {
+                keepers.retain(|keeper| keeper.place.node != me);
+                for keeper in &mut keepers {
+                    keeper.joining = true;
+                }
+                keepers
+            });
+        }
         let device = self.new_device(&restoring.root, &name, epoch, keepers);
         restoring.phase = Phase::Fencing;
         restoring.news = self.now;
@@ -466,13 +498,16 @@ impl Engine {
             }
             due
         });
-        let counted = restoring.counted(&me, here);
-        let enough = counted >= restoring.needed();
-        let all = counted == restoring.keepers().len();
+        let enough = restoring.complete(&me, here);
+        let all = restoring.keepers().iter().all(|keeper| {
+            let node = keeper.place.node;
+            restoring.fenced.contains(&node) || (here && node == me)
+        });
         // A little patience for the others: what only they hold may not be safe, but is welcome.
         let patience = if enough { SECOND } else { KEEPER_PATIENCE };
         let waited = now.since(restoring.news) >= patience;
-        let begin = all || (waited && (enough || counted > 0));
+        let some = here || !restoring.fenced.is_empty();
+        let begin = all || (waited && (enough || some));
         for node in nodes {
             self.ask(node, request.clone(), Purpose::Fence(account));
         }
@@ -574,7 +609,7 @@ impl Engine {
         let done = restoring.reads.values().all(|read| *read == Read::Done);
         let some = here || !restoring.reads.is_empty();
         if done && some {
-            let complete = restoring.counted(&me, here) >= restoring.needed();
+            let complete = restoring.complete(&me, here);
             return self.finish_restore(account, complete);
         }
         if silent && !some {

@@ -6,5 +6,6 @@ mod hostile;
 mod network;
 mod opening;
 mod payments;
+mod replace;
 mod restore;
 mod storage;

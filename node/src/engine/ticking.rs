@@ -44,6 +44,8 @@ impl Engine {
         self.tick_archive()?;
         self.tick_segments()?;
         self.tick_level()?;
+        self.tick_repairs()?;
+        self.tick_audits()?;
         self.tick_restore()?;
         if self.due.bootstrap <= now {
             self.due.bootstrap = now.plus(2 * SECOND);

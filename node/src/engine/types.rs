@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) newcomers: u32,
     /// Whether nodes behind one public address count as apart.
     pub(crate) local: bool,
+    /// Milliseconds without a session after which a keeper is replaced.
+    pub(crate) replace_after: u64,
     /// Addresses to begin with.
     pub(crate) bootstrap: Vec<String>,
 }

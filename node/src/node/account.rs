@@ -296,7 +296,7 @@ impl Account {
     /// # Errors
     /// `NotFound` when the account is not on this node.
     pub async fn keepers(&self) -> Result<KeepersView> {
-        on_engine!(self, => |engine, id| engine.keepers_view(&id))
+        on_engine!(self, => |engine, id| engine.keepers_report(&id))
     }
 
     /// Asks a node, or a contact's node, to keep. Returns at once with the state now.

@@ -51,10 +51,15 @@ pub struct Options {
     pub keep_for_contacts: bool,
     /// Keep mailboxes of so many newcomers; 0: none.
     pub newcomers: u32,
+    /// Replace a keeper that was silent for so many seconds.
+    pub replace_after: u64,
     /// Whether private and loopback addresses are told and dialled, and nodes behind one public
     /// address count as apart: for local networks and tests.
     pub local: bool,
 }
+
+/// Seconds of silence after which a keeper is replaced, by default.
+const REPLACE_AFTER: u64 = 600;
 
 impl Default for Options {
     fn default() -> Self {
@@ -73,6 +78,7 @@ impl Default for Options {
             building: String::new(),
             keep_for_contacts: true,
             newcomers: 0,
+            replace_after: REPLACE_AFTER,
             local: false,
         }
     }

@@ -201,8 +201,10 @@ CREATE TABLE kept (
   keys    BLOB NOT NULL,             -- Signed<KeyBundle>
   items   INTEGER NOT NULL DEFAULT 0,
   bytes   INTEGER NOT NULL DEFAULT 0,
-  since   INTEGER NOT NULL
+  since   INTEGER NOT NULL,
+  ended   INTEGER                    -- since when the record does not name this node
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX kept_ended ON kept (ended) WHERE ended IS NOT NULL;
 -- Kept: envelopes for others. Own: envelopes that this device could not open.
 CREATE TABLE envelopes (
   id         INTEGER PRIMARY KEY AUTOINCREMENT,

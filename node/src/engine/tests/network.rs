@@ -19,6 +19,8 @@ use crate::view::{EventView, MessageView, Money, NewAccountView, PaymentView, Re
 const LATENCY: u64 = 5;
 /// The second byte of a frame with archive pages.
 const PAGES: u8 = 9;
+/// Milliseconds of silence after which a keeper is replaced.
+pub(super) const REPLACE_AFTER: u64 = 60_000;
 /// Milliseconds between ticks.
 const TICK: u64 = 250;
 
@@ -102,6 +104,7 @@ impl Net {
             keep_for_contacts: true,
             newcomers: 100,
             local: true,
+            replace_after: REPLACE_AFTER,
             bootstrap: vec![],
         };
         let directory = tempfile::tempdir().unwrap();
