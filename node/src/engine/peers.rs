@@ -284,9 +284,12 @@ impl Engine {
             .prepare("SELECT DISTINCT node FROM outbox")?
             .query_map([], |row| blob(row, 0))?
             .collect::<rusqlite::Result<_>>()?;
+        // Also those who share mailboxes with this node: they may have given up dialling it for now.
+        let sharing = self.due.sharing.keys().copied();
+        let nodes: BTreeSet<NodeId> = nodes.into_iter().map(NodeId).chain(sharing).collect();
         for node in nodes {
             // Dialled by the first tick: there is no step yet whose effects would leave.
-            self.peers.entry(NodeId(node)).or_default().wanted = true;
+            self.peers.entry(node).or_default().wanted = true;
         }
         let blocked: Vec<[u8; 32]> = self
             .db
