@@ -10,7 +10,7 @@ use crate::envelope::{CapabilityId, ENVELOPE_MAX, Encapsulation};
 use crate::locator::Locator;
 use crate::mailbox::{CustodyReceipt, NotAdmitted, Statement};
 use crate::record::{AccountRecord, KeyBundle, NodeRecord, OneTimeKey, RecordVersion};
-use crate::types::{AccountId, EnvelopeId, Hash, NodeId};
+use crate::types::{AccountId, EnvelopeId, Hash, NodeId, Time};
 
 /// Longest frame in bytes: the longest envelope with two encapsulations and a header.
 pub const FRAME_MAX: usize = ENVELOPE_MAX + 8 * 1024;
@@ -173,6 +173,8 @@ pub enum Request {
         mailbox: AccountId,
         /// Which set.
         set: Set,
+        /// Only items of this time and later are compared, on both sides.
+        since: Time,
         /// The negentropy message.
         message: Bytes,
     },

@@ -138,7 +138,7 @@ pub(super) enum Purpose {
     /// Are these mailboxes the same?
     Compare(AccountId),
     /// A step of reconciliation; of a repair's round, or 0.
-    Reconcile(AccountId, Set, u64),
+    Reconcile(AccountId, Set, u64, Time),
     /// Does a keeper still hold a page? The right answer.
     Audit(AccountId, Hash),
     /// Missing things were asked for.
@@ -161,6 +161,18 @@ pub(super) struct Asked {
     pub(super) node: NodeId,
     pub(super) purpose: Purpose,
     pub(super) until: Time,
+}
+
+/// How far back a mailbox is compared with a node: all of it at first, then what is recent, and all
+/// of it again when that does not explain a difference.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    /// When all was compared.
+    pub(super) full: Time,
+    /// Something was found in the round under way.
+    pub(super) found: bool,
+    /// The last round found nothing, though the digests differed.
+    pub(super) fruitless: bool,
 }
 
 /// What is due when, and small state that is rebuilt after a restart.
@@ -203,6 +215,8 @@ pub(super) struct Due {
     pub(super) clean: Time,
     pub(super) bootstrap: Time,
     pub(super) attest: Time,
+    /// How far back mailboxes are compared with which node.
+    pub(super) windows: BTreeMap<(AccountId, NodeId), Window>,
     /// Restores that ended, until they are begun again.
     pub(super) restored: BTreeMap<AccountId, crate::view::RestoreView>,
     /// Keepers that are gone, and those that take their place.
@@ -372,6 +386,7 @@ impl Engine {
         peer.dialing = false;
         peer.attempts = 0;
         peer.start_over(now);
+        self.due.windows.retain(|(_, with), _| *with != node);
         let record = self.own_node_record()?;
         self.send(node, &Frame::Hello { record });
         self.ask(node, Request::Nodes, Purpose::Nodes);

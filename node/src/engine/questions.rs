@@ -131,8 +131,9 @@ impl Engine {
             Request::Reconcile {
                 mailbox,
                 set,
+                since,
                 message,
-            } => self.reconcile_answer(from, mailbox, set, &message)?,
+            } => self.reconcile_answer(from, mailbox, set, since, &message)?,
             Request::FetchStatements { mailbox, ids } => {
                 self.fetch_statements(from, mailbox, &ids)?
             }
@@ -200,8 +201,8 @@ impl Engine {
                     archive,
                 },
             ) => self.compare_result(mailbox, node, statements, envelopes, archive),
-            (Purpose::Reconcile(mailbox, set, round), Response::Reconcile(message)) => {
-                self.reconcile_step(mailbox, node, set, round, &message)
+            (Purpose::Reconcile(mailbox, set, round, since), Response::Reconcile(message)) => {
+                self.reconcile_step(mailbox, node, set, (round, since), &message)
             }
             _ => Ok(()),
         }

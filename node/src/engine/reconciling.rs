@@ -17,6 +17,10 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A new envelope waits this long for its sender to reach the other keepers by itself.
 const FAN_OUT_AFTER: u64 = 3 * SECOND / 2;
+/// What is younger than this is compared first.
+const RECENT: u64 = 600 * SECOND;
+/// All is compared at most this often, after the first time in a session.
+const FULL_EVERY: u64 = 60 * SECOND;
 
 impl Engine {
     pub(super) fn sets(&mut self, mailbox: &AccountId) -> Result<Option<Sets>> {
@@ -181,51 +185,90 @@ impl Engine {
         if !self.takes_part(&mailbox, &node)? {
             return Ok(());
         }
+        let since = if statements || envelopes || archive {
+            self.window(mailbox, node)
+        } else {
+            Time(0)
+        };
         // Statements first: what they hide is not fetched. Envelopes follow at the next comparison.
         if statements {
-            self.begin(mailbox, node, Set::Statements)?;
+            self.begin_since(mailbox, node, Set::Statements, since)?;
             self.compare_at(mailbox, node, self.now.plus(SECOND / 4));
         } else if envelopes {
-            self.begin(mailbox, node, Set::Envelopes)?;
+            self.begin_since(mailbox, node, Set::Envelopes, since)?;
         }
         if archive {
-            self.begin(mailbox, node, Set::Archive)?;
+            self.begin_since(mailbox, node, Set::Archive, since)?;
         } else {
             self.claims_pages(mailbox, node);
         }
         Ok(())
     }
 
+    /// From when on the sets are compared that were found to differ. While much is written they
+    /// nearly always do, by what is under way: looking through all of them each time would cost more
+    /// the more there is.
+    fn window(&mut self, mailbox: AccountId, node: NodeId) -> Time {
+        let now = self.now;
+        let window = self.due.windows.entry((mailbox, node)).or_default();
+        let overdue = window.fruitless && now.since(window.full) >= FULL_EVERY;
+        window.found = false;
+        if window.full == Time(0) || overdue {
+            window.full = now;
+            window.fruitless = false;
+            return Time(0);
+        }
+        Time(now.0.saturating_sub(RECENT))
+    }
+
+    /// Begins a round over all of a set.
     pub(super) fn begin(&mut self, mailbox: AccountId, node: NodeId, set: Set) -> Result<()> {
-        let message = self.first_message(&mailbox, set)?;
+        self.begin_since(mailbox, node, set, Time(0))
+    }
+
+    fn begin_since(
+        &mut self,
+        mailbox: AccountId,
+        node: NodeId,
+        set: Set,
+        since: Time,
+    ) -> Result<()> {
+        let message = self.view(&mailbox, set, since)?.begin().map_err(internal)?;
         let request = Request::Reconcile {
             mailbox,
             set,
+            since,
             message: message.into(),
         };
-        self.ask(node, request, Purpose::Reconcile(mailbox, set, 0));
+        self.ask(node, request, Purpose::Reconcile(mailbox, set, 0, since));
         Ok(())
     }
 
-    /// What a round of reconciliation begins with.
+    /// What a round of reconciliation over all of a set begins with.
     pub(super) fn first_message(&self, mailbox: &AccountId, set: Set) -> Result<Vec<u8>> {
-        self.view(mailbox, set)?.begin().map_err(internal)
+        self.view(mailbox, set, Time(0))?.begin().map_err(internal)
     }
 
-    fn view(&self, mailbox: &AccountId, set: Set) -> Result<SetView> {
+    fn view(&self, mailbox: &AccountId, set: Set, since: Time) -> Result<SetView> {
+        let since = i64::try_from(since.0).unwrap_or(i64::MAX);
         let sql = match set {
             Set::Statements => {
-                "SELECT time, hash FROM statements WHERE mailbox = ?1 AND lasting < 2"
+                "SELECT time, hash FROM statements
+                 WHERE mailbox = ?1 AND time >= ?2 AND lasting < 2"
             }
             Set::Envelopes => {
-                "SELECT created, envelope FROM envelopes WHERE mailbox = ?1 AND hidden IS NULL"
+                "SELECT created, envelope FROM envelopes
+                 WHERE mailbox = ?1 AND created >= ?2 AND hidden IS NULL"
             }
-            Set::Archive => "SELECT time, page FROM pages WHERE mailbox = ?1 AND hidden IS NULL",
+            Set::Archive => {
+                "SELECT time, page FROM pages
+                 WHERE mailbox = ?1 AND time >= ?2 AND hidden IS NULL"
+            }
         };
         let items: Vec<Item> = self
             .db
             .prepare_cached(sql)?
-            .query_map(params![mailbox.0], |row| {
+            .query_map(params![mailbox.0, since], |row| {
                 Ok(Item {
                     time: Time(row.get(0)?),
                     id: blob(row, 1)?,
@@ -240,12 +283,13 @@ impl Engine {
         from: NodeId,
         mailbox: AccountId,
         set: Set,
+        since: Time,
         message: &[u8],
     ) -> Result<Response> {
         if !self.takes_part(&mailbox, &from)? {
             return Ok(no_part());
         }
-        match self.view(&mailbox, set)?.answer(message) {
+        match self.view(&mailbox, set, since)?.answer(message) {
             Ok(answer) => Ok(Response::Reconcile(answer.into())),
             Err(error) => Ok(Response::No {
                 why: error.to_string(),
@@ -259,17 +303,18 @@ impl Engine {
         mailbox: AccountId,
         node: NodeId,
         set: Set,
-        round: u64,
+        (round, since): (u64, Time),
         message: &[u8],
     ) -> Result<()> {
         if !self.takes_part(&mailbox, &node)? {
             return Ok(());
         }
         if message.is_empty() {
+            self.window_ends(mailbox, node);
             self.fill_step(mailbox, node, set, round, &Progress::default())?;
             return self.reconciled(mailbox, node, set, 0);
         }
-        let progress = match self.view(&mailbox, set)?.advance(message) {
+        let progress = match self.view(&mailbox, set, since)?.advance(message) {
             Ok(progress) => progress,
             Err(error) => {
                 tracing::info!(%error, node = ?node, "a reconciliation message is wrong");
@@ -278,6 +323,9 @@ impl Engine {
         };
         if round > 0 {
             self.fill_step(mailbox, node, set, round, &progress)?;
+        }
+        if let Some(window) = self.due.windows.get_mut(&(mailbox, node)) {
+            window.found |= !progress.need.is_empty() || !progress.have.is_empty();
         }
         let needed = progress.need.len();
         let need: Vec<EnvelopeId> = progress.need.iter().copied().map(EnvelopeId).collect();
@@ -303,16 +351,24 @@ impl Engine {
             self.ask(node, request, Purpose::Fetch);
         }
         let Some(next) = progress.next else {
+            self.window_ends(mailbox, node);
             return self.reconciled(mailbox, node, set, needed);
         };
         self.restore_needs(&mailbox, node, set, needed);
         let request = Request::Reconcile {
             mailbox,
             set,
+            since,
             message: next.into(),
         };
-        self.ask(node, request, Purpose::Reconcile(mailbox, set, round));
+        self.ask(node, request, Purpose::Reconcile(mailbox, set, round, since));
         Ok(())
+    }
+
+    fn window_ends(&mut self, mailbox: AccountId, node: NodeId) {
+        if let Some(window) = self.due.windows.get_mut(&(mailbox, node)) {
+            window.fruitless = !window.found;
+        }
     }
 
     pub(super) fn fetch_statements(

@@ -408,9 +408,10 @@ impl Engine {
             let request = Request::Reconcile {
                 mailbox: account,
                 set,
+                since: Time(0),
                 message: first.into(),
             };
-            self.ask(node, request, Purpose::Reconcile(account, set, round));
+            self.ask(node, request, Purpose::Reconcile(account, set, round, Time(0)));
         }
         Ok(())
     }

@@ -250,6 +250,7 @@ CREATE TABLE pages (
   hidden    INTEGER,                 -- when a segment took its place
   bytes     BLOB NOT NULL            -- Signed<Page>
 ) STRICT;
+CREATE INDEX pages_live ON pages (mailbox, time) WHERE hidden IS NULL;
 CREATE INDEX pages_place ON pages (mailbox, epoch, number);
 CREATE INDEX pages_runs ON pages (mailbox, run_epoch, run_first) WHERE run_epoch IS NOT NULL;
 CREATE INDEX pages_hidden ON pages (hidden) WHERE hidden IS NOT NULL;

@@ -112,6 +112,7 @@ pub(crate) fn all() -> Vec<(&'static str, Frame)> {
             request(Request::Reconcile {
                 mailbox,
                 set: Set::Envelopes,
+                since: super::NOW,
                 message: vec![0x61, 0, 0, 0].into(),
             }),
         ),
