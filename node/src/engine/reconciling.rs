@@ -361,7 +361,11 @@ impl Engine {
             since,
             message: next.into(),
         };
-        self.ask(node, request, Purpose::Reconcile(mailbox, set, round, since));
+        self.ask(
+            node,
+            request,
+            Purpose::Reconcile(mailbox, set, round, since),
+        );
         Ok(())
     }
 

@@ -411,7 +411,11 @@ impl Engine {
                 since: Time(0),
                 message: first.into(),
             };
-            self.ask(node, request, Purpose::Reconcile(account, set, round, Time(0)));
+            self.ask(
+                node,
+                request,
+                Purpose::Reconcile(account, set, round, Time(0)),
+            );
         }
         Ok(())
     }
