@@ -68,8 +68,51 @@ pub(crate) struct Said {
 pub(crate) struct Who {
     pub(crate) name: String,
     pub(crate) id: String,
-    /// Whether its node burned, or is going to.
-    pub(crate) burns: bool,
+    /// When its node burned, and when it was back elsewhere.
+    pub(crate) away: Vec<Away>,
+    /// It could not be restored.
+    pub(crate) lost: bool,
+}
+
+/// A time without a node. Microseconds since the start of traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Away {
+    pub(crate) from: u64,
+    /// `None`: not back yet.
+    pub(crate) back: Option<u64>,
+}
+
+impl Who {
+    pub(crate) fn new(name: &str, id: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            id: id.to_owned(),
+            away: Vec::new(),
+            lost: false,
+        }
+    }
+
+    /// Whether it burned and is not back.
+    pub(crate) fn is_away(&self) -> bool {
+        self.away.last().is_some_and(|away| away.back.is_none())
+    }
+
+    /// When it came back last; 0: it never was away.
+    pub(crate) fn since(&self) -> u64 {
+        self.away.last().and_then(|away| away.back).unwrap_or(0)
+    }
+
+    /// Whether it burned at this moment or later.
+    pub(crate) fn burned_after(&self, at: u64) -> bool {
+        self.away.iter().any(|away| away.from >= at)
+    }
+
+    /// Whether it was away at any time between two moments.
+    pub(crate) fn was_away(&self, from: u64, to: u64) -> bool {
+        self.away
+            .iter()
+            .any(|away| away.from <= to && away.back.is_none_or(|back| back >= from))
+    }
 }
 
 /// Running figures for the live view.
@@ -95,8 +138,8 @@ pub(crate) struct Auditor {
     pub(crate) entries: Vec<Entry>,
     /// By message or payment id. Events may come before the answer that tells the id.
     pub(crate) said: BTreeMap<String, Said>,
-    /// When the building burned.
-    pub(crate) fire: Option<u64>,
+    /// When buildings burned.
+    pub(crate) fires: Vec<u64>,
     /// When the last operation had been begun.
     pub(crate) traffic_end: Option<u64>,
     /// Events that were missing in a node's sequence.
@@ -112,28 +155,63 @@ impl Auditor {
         friendships: Vec<Friendship>,
         operations: Vec<Operation>,
     ) -> Self {
-        let entries = operations
-            .into_iter()
-            .map(|operation| Entry {
+        let mut auditor = Self {
+            people,
+            friendships,
+            entries: Vec::new(),
+            said: BTreeMap::new(),
+            fires: Vec::new(),
+            traffic_end: None,
+            event_holes: 0,
+            counts: Counts::default(),
+            entry_of: BTreeMap::new(),
+        };
+        auditor.expect(operations);
+        auditor
+    }
+
+    /// More operations are going to be performed; their numbers go on after the last one's.
+    pub(crate) fn expect(&mut self, operations: Vec<Operation>) {
+        self.entries
+            .extend(operations.into_iter().map(|operation| Entry {
                 operation,
                 begun: None,
                 ended: None,
                 outcome: Outcome::Skipped,
                 quarrels: Vec::new(),
                 calls: 0,
-            })
-            .collect();
-        Self {
-            people,
-            friendships,
-            entries,
-            said: BTreeMap::new(),
-            fire: None,
-            traffic_end: None,
-            event_holes: 0,
-            counts: Counts::default(),
-            entry_of: BTreeMap::new(),
+            }));
+    }
+
+    /// These accounts' building burned.
+    pub(crate) fn burn(&mut self, accounts: &[usize], now: u64) {
+        self.fires.push(now);
+        for &account in accounts {
+            let away = &mut self.people[account].away;
+            away.push(Away {
+                from: now,
+                back: None,
+            });
         }
+    }
+
+    /// An account is back on another node.
+    pub(crate) fn back(&mut self, account: usize, now: u64) {
+        if let Some(away) = self.people[account].away.last_mut() {
+            away.back.get_or_insert(now);
+        }
+    }
+
+    /// From an account's return until the first payment that it made since was accepted.
+    pub(crate) fn paid_after(&self, account: usize) -> Option<u64> {
+        let back = self.people[account].away.last()?.back?;
+        self.entries
+            .iter()
+            .filter(|entry| entry.operation.from == account && !entry.operation.is_text())
+            .filter(|entry| entry.begun.is_some_and(|at| at >= back))
+            .filter_map(|entry| self.said.get(entry.id()?)?.accepted)
+            .min()
+            .map(|at| at.saturating_sub(back))
     }
 
     /// A call is made; from now on it may have its effect.

@@ -229,11 +229,7 @@ async fn light(
     let count = operations.len();
     let who = people
         .iter()
-        .map(|person| Who {
-            name: person.name.clone(),
-            id: person.id.clone(),
-            burns: false,
-        })
+        .map(|person| Who::new(&person.name, &person.id))
         .collect();
     let auditor = Auditor::new(who, vec![friendship], operations.clone());
     let bytes = loopback_bytes();

@@ -1,6 +1,7 @@
 //! The reckoning: the auditor's record against what the surviving nodes show. Pure: it can be fed with
 //! made-up findings, and must then find what is wrong with them.
 
+mod contacts;
 mod ledger;
 mod limits;
 mod messages;
@@ -93,6 +94,10 @@ pub(crate) struct Reckoning {
     pub(crate) repeated: u64,
     /// Operations of the burned building whose outcome nobody can know.
     pub(crate) unknown: u64,
+    /// Texts and IOUs that were called safe, and are missing at accounts that came back.
+    pub(crate) missing_safe: u64,
+    /// Texts and IOUs of the burned that nobody had called safe, and that are gone with their node.
+    pub(crate) never_safe: u64,
     /// Every promise that did not hold, in a sentence.
     pub(crate) broken: Vec<String>,
 }
@@ -120,6 +125,7 @@ pub(crate) fn reckon(record: &Auditor, findings: &Findings) -> Reckoning {
     messages::check(&scene, &mut reckoning);
     ledger::check(&scene, &mut reckoning);
     limits::check(&scene, &mut reckoning);
+    contacts::check(&scene, &mut reckoning);
     scene.measure(&mut reckoning);
     reckoning
 }
@@ -151,11 +157,18 @@ impl<'a> Scene<'a> {
         }
     }
 
-    fn survives(&self, account: usize) -> bool {
-        !self.record.people[account].burns
+    /// Whether the account that did this did not burn afterwards: then nothing of it may be missing.
+    fn lasts(&self, entry: &Entry) -> bool {
+        let who = &self.record.people[entry.operation.from];
+        !entry.begun.is_some_and(|at| who.burned_after(at))
     }
 
-    /// Whether it survives and its node answered.
+    /// Whether it ever burned.
+    fn burned(&self, account: usize) -> bool {
+        !self.record.people[account].away.is_empty()
+    }
+
+    /// Whether it lives and its node answered.
     fn was_asked(&self, account: usize) -> bool {
         self.findings.accounts.contains_key(&account)
     }
@@ -208,7 +221,7 @@ impl<'a> Scene<'a> {
                     .push(format!("{what}, called again with its key, was {quarrel}"));
             }
             match &entry.outcome {
-                Outcome::Unknown if self.survives(entry.operation.from) => {
+                Outcome::Unknown if !self.record.people[entry.operation.from].is_away() => {
                     reckoning.broken.push(format!(
                         "what became of {} could not be learned",
                         self.describe(entry)
@@ -241,10 +254,14 @@ impl<'a> Scene<'a> {
             .filter(|entry| entry.operation.is_text())
             .filter_map(|entry| {
                 let said = self.record.said.get(entry.id()?)?;
-                Some((entry, entry.begun?, said.safe, said.delivered))
+                let begun = entry.begun?;
+                // A reader who has no node keeps no figure waiting.
+                let reader = &self.record.people[entry.operation.to];
+                let delivered = said.delivered.filter(|&at| !reader.was_away(begun, at));
+                Some((entry, begun, said.safe, delivered))
             })
             .collect();
-        let fire = self.record.fire.unwrap_or(u64::MAX);
+        let fire = self.record.fires.first().copied().unwrap_or(u64::MAX);
         let phase = |from: u64, to: u64| {
             let (mut safe, mut delivered) = (Vec::new(), Vec::new());
             for (_, begun, safe_at, delivered_at) in &times {
@@ -266,24 +283,31 @@ impl<'a> Scene<'a> {
             before,
             after,
         };
-        let between = times
-            .iter()
-            .filter(|(entry, ..)| {
-                self.survives(entry.operation.from) && self.survives(entry.operation.to)
-            })
-            .filter_map(|(_, begun, safe, _)| Some((*begun, (*safe)?)))
-            .collect();
-        if let Some(fire) = self.record.fire {
+        for (place, &fire) in self.record.fires.iter().enumerate() {
+            let next = self.record.fires.get(place + 1).copied();
+            let calm = |account: usize| {
+                let who = &self.record.people[account];
+                !who.away.iter().any(|away| away.from == fire)
+            };
+            let between = times
+                .iter()
+                .filter(|(entry, begun, ..)| {
+                    next.is_none_or(|next| *begun < next)
+                        && calm(entry.operation.from)
+                        && calm(entry.operation.to)
+                })
+                .filter_map(|(_, begun, safe, _)| Some((*begun, (*safe)?)))
+                .filter(|(_, safe)| next.is_none_or(|next| *safe < next))
+                .collect();
             let gaps = gaps(fire, between);
-            reckoning.gap_ms = gaps.all / 1_000;
-            reckoning.wait_ms = gaps.waited / 1_000;
-            if reckoning.wait_ms > GAP_MAX_MS {
-                reckoning.broken.push(format!(
-                    "after the fire survivors waited {} ms for the next safe message ({GAP_MAX_MS} at \
-                     most)",
-                    reckoning.wait_ms
-                ));
-            }
+            reckoning.gap_ms = reckoning.gap_ms.max(gaps.all / 1_000);
+            reckoning.wait_ms = reckoning.wait_ms.max(gaps.waited / 1_000);
+        }
+        if reckoning.wait_ms > GAP_MAX_MS {
+            reckoning.broken.push(format!(
+                "after the fire survivors waited {} ms for the next safe message ({GAP_MAX_MS} at most)",
+                reckoning.wait_ms
+            ));
         }
     }
 }

@@ -1,9 +1,9 @@
-//! What the surviving nodes say they hold, asked over their API: the other half of the reckoning.
+//! What the nodes say they hold, asked over their API: the other half of the reckoning.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use pumasi_node::view::{ChatView, LineView, MessageView, PaymentView};
+use pumasi_node::view::{ChatView, ContactView, LineView, MessageView, PaymentView};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
@@ -21,14 +21,15 @@ pub(crate) struct Account {
     pub(crate) chats: BTreeMap<String, Vec<MessageView>>,
     pub(crate) payments: Vec<PaymentView>,
     pub(crate) lines: Vec<LineView>,
+    pub(crate) contacts: Vec<ContactView>,
 }
 
 /// What the nodes answered.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Findings {
-    /// By index of the account; burned ones, and those whose node did not answer, are absent.
+    /// By index of the account; burned ones that are not back, and those whose node did not answer, are absent.
     pub(crate) accounts: BTreeMap<usize, Account>,
-    /// Why a survivor's node could not be asked.
+    /// Why a node could not be asked.
     pub(crate) trouble: Vec<String>,
 }
 
@@ -52,7 +53,8 @@ pub(crate) async fn collect(people: &[(usize, Person)]) -> Result<Findings> {
     Ok(findings)
 }
 
-async fn read(person: &Person) -> Result<Account> {
+/// Everything that one account's node shows.
+pub(crate) async fn read(person: &Person) -> Result<Account> {
     let mut account = Account::default();
     let chats: Items<ChatView> = person.client.get("/chats").await?;
     for chat in chats.items {
@@ -65,6 +67,8 @@ async fn read(person: &Person) -> Result<Account> {
     account.payments = pages(person, "/payments", "after").await?.concat();
     let lines: Items<LineView> = person.client.get("/credit-lines").await?;
     account.lines = lines.items;
+    let contacts: Items<ContactView> = person.client.get("/contacts").await?;
+    account.contacts = contacts.items;
     Ok(account)
 }
 

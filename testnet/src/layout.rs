@@ -130,6 +130,33 @@ impl Layout {
         }
     }
 
+    /// A building opens, with new nodes that nobody knows; returns its index. It has a name that no
+    /// building has, or that of one that burned.
+    pub(crate) fn open(&mut self, nodes: usize, newcomers: usize, burned: &[usize]) -> usize {
+        let stands = |name: &Building| {
+            self.buildings
+                .iter()
+                .enumerate()
+                .any(|(index, building)| building == name && !burned.contains(&index))
+        };
+        let index = self.buildings.len();
+        let building = (index..index + BUILDINGS.len())
+            .map(|place| BUILDINGS[place % BUILDINGS.len()])
+            .find(|building| !stands(building))
+            .unwrap_or(BUILDINGS[0]);
+        self.buildings.push(building);
+        for _ in 0..nodes {
+            let same = |place: &&Place| self.buildings[place.building] == building;
+            let number = self.places.iter().filter(same).count() + 1;
+            self.places.push(Place {
+                name: format!("{}-{number}", building.name),
+                building: index,
+                newcomers,
+            });
+        }
+        index
+    }
+
     /// Who runs the nodes of a building.
     pub(crate) fn operator(&self, building: usize) -> String {
         format!("{}-cooperative", self.buildings[building].name)
@@ -158,6 +185,24 @@ mod tests {
             let spread = sizes.iter().max().unwrap() - sizes.iter().min().unwrap();
             assert!(spread <= 1, "{sizes:?}");
         }
+    }
+
+    #[test]
+    fn a_new_building_has_a_name_and_nodes_that_none_had() {
+        let mut layout = Layout::even(8, 4, 8, "test");
+        let mut burned = Vec::new();
+        for round in 0..40 {
+            burned.push(round);
+            let open = layout.open(2, 8, &burned);
+            assert_eq!(layout.nodes_in(open).len(), 2);
+            let standing: Vec<_> = (0..layout.buildings.len())
+                .filter(|building| !burned.contains(building))
+                .map(|building| layout.buildings[building].name)
+                .collect();
+            assert_eq!(standing.iter().collect::<BTreeSet<_>>().len(), 4);
+        }
+        let names: BTreeSet<_> = layout.places.iter().map(|place| &place.name).collect();
+        assert_eq!(names.len(), layout.places.len());
     }
 
     #[test]

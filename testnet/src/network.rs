@@ -8,7 +8,7 @@ use pumasi_node::client::Client;
 use pumasi_node::view::NodeView;
 use serde_json::Value;
 
-use crate::layout::Layout;
+use crate::layout::{Layout, Place};
 use crate::process::Process;
 
 /// Longest path of a Unix socket that every system takes (104 on macOS, 108 on Linux).
@@ -37,48 +37,50 @@ impl Spec {
         layout
             .places
             .iter()
-            .map(|place| {
-                let name = place.name.clone();
-                let data = run.join(&name);
-                let socket = run.join(format!("{name}.sock"));
-                ensure!(
-                    socket.as_os_str().len() <= SOCKET_MAX,
-                    "the path {} is too long for a socket: set TMPDIR to a shorter directory",
-                    socket.display()
-                );
-                let arguments = [
-                    ("--data-dir", data.display().to_string()),
-                    ("--network", layout.network.clone()),
-                    (
-                        "--building",
-                        layout.buildings[place.building].name.to_owned(),
-                    ),
-                    ("--operator", layout.operator(place.building)),
-                    ("--newcomers", place.newcomers.to_string()),
-                    ("--local", "true".to_owned()),
-                    ("--mdns", "false".to_owned()),
-                    ("--listen", "/ip4/127.0.0.1/udp/0/quic-v1".to_owned()),
-                    ("--listen", "/ip4/127.0.0.1/tcp/0".to_owned()),
-                    ("--api-listen", "off".to_owned()),
-                    ("--api-socket", socket.display().to_string()),
-                ];
-                let arguments = std::iter::once("run".to_owned())
-                    .chain(
-                        arguments
-                            .into_iter()
-                            .flat_map(|(flag, value)| [flag.to_owned(), value]),
-                    )
-                    .collect();
-                let log = run.join(format!("{name}.log"));
-                Ok(Self {
-                    name,
-                    data,
-                    socket,
-                    log,
-                    arguments,
-                })
-            })
+            .map(|place| Self::one(layout, place, run))
             .collect()
+    }
+
+    fn one(layout: &Layout, place: &Place, run: &Path) -> Result<Self> {
+        let name = place.name.clone();
+        let data = run.join(&name);
+        let socket = run.join(format!("{name}.sock"));
+        ensure!(
+            socket.as_os_str().len() <= SOCKET_MAX,
+            "the path {} is too long for a socket: set TMPDIR to a shorter directory",
+            socket.display()
+        );
+        let arguments = [
+            ("--data-dir", data.display().to_string()),
+            ("--network", layout.network.clone()),
+            (
+                "--building",
+                layout.buildings[place.building].name.to_owned(),
+            ),
+            ("--operator", layout.operator(place.building)),
+            ("--newcomers", place.newcomers.to_string()),
+            ("--local", "true".to_owned()),
+            ("--mdns", "false".to_owned()),
+            ("--listen", "/ip4/127.0.0.1/udp/0/quic-v1".to_owned()),
+            ("--listen", "/ip4/127.0.0.1/tcp/0".to_owned()),
+            ("--api-listen", "off".to_owned()),
+            ("--api-socket", socket.display().to_string()),
+        ];
+        let arguments = std::iter::once("run".to_owned())
+            .chain(
+                arguments
+                    .into_iter()
+                    .flat_map(|(flag, value)| [flag.to_owned(), value]),
+            )
+            .collect();
+        let log = run.join(format!("{name}.log"));
+        Ok(Self {
+            name,
+            data,
+            socket,
+            log,
+            arguments,
+        })
     }
 
     /// Everything to start it with.
@@ -171,6 +173,8 @@ pub(crate) struct Node {
     pub(crate) spec: Spec,
     pub(crate) building: usize,
     pub(crate) client: Client,
+    /// Node id.
+    pub(crate) id: String,
     /// None once it was burned.
     process: Option<Process>,
 }
@@ -194,15 +198,7 @@ impl Network {
         };
         let mut bootstrap = Vec::new();
         for (place, spec) in layout.places.iter().zip(Spec::all(layout, run)?) {
-            let process = Process::start(&spec.arguments(&bootstrap), &spec.log, stay)?;
-            let client = Client::socket(&spec.socket);
-            let building = place.building;
-            network.nodes.push(Node {
-                spec,
-                building,
-                client,
-                process: Some(process),
-            });
+            network.add(spec, place.building, &bootstrap, stay)?;
             if network.nodes.len() == 1 {
                 network.ready(0).await?;
                 bootstrap = addresses(&network.nodes[0].client).await?;
@@ -266,6 +262,48 @@ impl Network {
         true
     }
 
+    /// Starts the nodes of a building that was added to the layout, and waits until they are ready. They
+    /// begin with the addresses of a node that stands. Returns their indexes.
+    pub(crate) async fn open(
+        &mut self,
+        layout: &Layout,
+        run: &Path,
+        building: usize,
+    ) -> Result<Vec<usize>> {
+        let standing = self.standing();
+        let first = standing.first().context("no node stands any more")?;
+        let bootstrap = addresses(&self.nodes[*first].client).await?;
+        let fresh = layout.nodes_in(building);
+        for &node in &fresh {
+            let spec = Spec::one(layout, &layout.places[node], run)?;
+            self.add(spec, building, &bootstrap, false)?;
+        }
+        for &node in &fresh {
+            self.ready(node).await?;
+        }
+        Ok(fresh)
+    }
+
+    fn add(&mut self, spec: Spec, building: usize, bootstrap: &[String], stay: bool) -> Result<()> {
+        let process = Process::start(&spec.arguments(bootstrap), &spec.log, stay)?;
+        let client = Client::socket(&spec.socket);
+        self.nodes.push(Node {
+            spec,
+            building,
+            client,
+            id: String::new(),
+            process: Some(process),
+        });
+        Ok(())
+    }
+
+    /// The nodes that were not burned.
+    pub(crate) fn standing(&self) -> Vec<usize> {
+        (0..self.nodes.len())
+            .filter(|&node| self.nodes[node].process.is_some())
+            .collect()
+    }
+
     /// Waits until a node says that it is ready.
     pub(crate) async fn ready(&mut self, node: usize) -> Result<()> {
         let node = &mut self.nodes[node];
@@ -286,6 +324,9 @@ impl Network {
                 node.spec.log_tail()
             );
             tokio::time::sleep(LOOK).await;
+        }
+        if node.id.is_empty() {
+            node.id = node.client.get::<NodeView>("/node").await?.id;
         }
         Ok(())
     }

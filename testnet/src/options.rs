@@ -11,6 +11,8 @@ use crate::layout::{BUILDINGS, Layout};
 const NODES_MAX: usize = 64;
 /// Most accounts of one network.
 const ACCOUNTS_MAX: usize = 1_000;
+/// Most fires of one run.
+const BURNS_MAX: usize = 1_000;
 /// Buildings that hold a copy of what is safe.
 const SAFE_BUILDINGS: usize = 2;
 /// Keepers that an account has when all is well.
@@ -73,7 +75,7 @@ pub(crate) struct Size {
 pub(crate) struct FireOptions {
     #[command(flatten)]
     pub(crate) size: Size,
-    /// How long traffic goes on; the fire is after a third of it.
+    /// How long traffic goes on; the fire is after a third of it, the burned come back after two.
     #[arg(long, default_value_t = 60)]
     pub(crate) seconds: u64,
     /// Operations a second, texts and IOUs together.
@@ -82,6 +84,9 @@ pub(crate) struct FireOptions {
     /// The building to burn; the first one, with the bootstrap node, when nothing is said.
     #[arg(long, value_name = "NAME")]
     pub(crate) burn: Option<String>,
+    /// So many fires, one building after another, each with its own traffic of --seconds.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) burns: usize,
     /// Write the result as JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -169,6 +174,8 @@ pub(crate) struct Plan {
     pub(crate) rate: u32,
     /// Index of the building to burn.
     pub(crate) burn: usize,
+    /// How many fires.
+    pub(crate) burns: usize,
     pub(crate) json: Option<PathBuf>,
     pub(crate) keep: bool,
     pub(crate) plain: bool,
@@ -226,6 +233,11 @@ impl FireOptions {
             "--rate must be 1 to 5000, not {}",
             self.rate
         );
+        ensure!(
+            (1..=BURNS_MAX).contains(&self.burns),
+            "--burns must be 1 to {BURNS_MAX}, not {}",
+            self.burns
+        );
         if buildings <= SAFE_BUILDINGS {
             bail!(
                 "with {buildings} buildings, {} would be left after the fire, and an item is safe \
@@ -277,6 +289,7 @@ impl FireOptions {
             seconds: self.seconds,
             rate: self.rate,
             burn,
+            burns: self.burns,
             json: self.json,
             keep: self.keep,
             plain: self.plain,
@@ -333,6 +346,7 @@ mod tests {
             ["--accounts", "1"],
             ["--seconds", "2"],
             ["--rate", "0"],
+            ["--burns", "0"],
         ] {
             assert!(fire(&bad).is_err(), "{bad:?}");
         }

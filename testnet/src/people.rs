@@ -41,6 +41,8 @@ pub(crate) struct Person {
     pub(crate) id: String,
     /// Speaks for this account.
     pub(crate) client: Client,
+    /// Its 24 words.
+    pub(crate) phrase: String,
 }
 
 impl Person {
@@ -109,7 +111,13 @@ pub(crate) async fn arrive(
             .with_context(|| format!("{} cannot make an account", network.nodes[node].spec.name))?;
         let id = made.account.id;
         let client = client.clone().with_account(Some(&id));
-        people.push(Person { name, id, client });
+        let phrase = made.phrase.join(" ");
+        people.push(Person {
+            name,
+            id,
+            client,
+            phrase,
+        });
     }
     // With fewer buildings than keepers, every building but the own one is what can be had.
     let wanted = KEEPERS.min(buildings - 1);

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::checker::{Ious, Latency, Ledger, Messages, Reckoning};
+use crate::comeback::Restored;
 use crate::layout::Building;
 use crate::options::Plan;
 use crate::table::{Paint, Table, thousands};
@@ -42,6 +43,11 @@ pub(crate) struct Report {
     pub(crate) setup_ms: u64,
     /// From the end of traffic until everything owed was there.
     pub(crate) settle_ms: u64,
+    /// How many buildings burned, one after another.
+    pub(crate) burns: usize,
+    pub(crate) restored: Restored,
+    /// From the fire until every account had its keepers in buildings apart again, the slowest.
+    pub(crate) repair_ms: Option<u64>,
     pub(crate) repeated: u64,
     pub(crate) unknown: u64,
     pub(crate) broken: Vec<String>,
@@ -54,10 +60,18 @@ pub(crate) struct Times {
     pub(crate) start_ms: u64,
     pub(crate) setup_ms: u64,
     pub(crate) settle_ms: u64,
+    /// `None`: the keepers did not become whole.
+    pub(crate) repair_ms: Option<u64>,
 }
 
 impl Report {
-    pub(crate) fn new(plan: &Plan, times: Times, reckoning: Reckoning) -> Self {
+    pub(crate) fn new(
+        plan: &Plan,
+        burns: usize,
+        times: Times,
+        restored: Restored,
+        reckoning: Reckoning,
+    ) -> Self {
         let nodes = plan.layout.nodes_in(plan.burn);
         let accounts = (0..plan.accounts)
             .filter(|a| nodes.contains(&(a % plan.layout.places.len())))
@@ -90,6 +104,9 @@ impl Report {
             start_ms: times.start_ms,
             setup_ms: times.setup_ms,
             settle_ms: times.settle_ms,
+            burns,
+            restored,
+            repair_ms: times.repair_ms,
             repeated: reckoning.repeated,
             unknown: reckoning.unknown,
             broken,
@@ -101,6 +118,10 @@ impl Report {
     pub(crate) fn text(&self, building: &Building, paint: Paint) -> String {
         let mut lines = vec![
             String::new(),
+            match self.burns {
+                0 | 1 => String::new(),
+                fires => format!("  {fires} buildings burned, one after another. The first:"),
+            },
             format!(
                 "  {} burned after {} s: {} of {} nodes and {} of {} accounts gone at once,",
                 paint.bold(&building.both()),
@@ -111,11 +132,9 @@ impl Report {
                 self.accounts
             ),
             "  killed without warning, their disks wiped. Nothing else was touched.".to_owned(),
-            format!(
-                "  Then the {} nodes left were asked what they hold, and it was compared with what",
-                self.nodes - self.burned.nodes
-            ),
-            "  people had been told all along:".to_owned(),
+            "  Its people came back in other buildings, from their 24 words. Then all were asked what"
+                .to_owned(),
+            "  they hold, and it was compared with what everybody had been told all along:".to_owned(),
             String::new(),
         ];
         let good = |number: u64| {
@@ -204,6 +223,47 @@ impl Report {
         }
         lines.extend(table.lines(paint));
         lines.push(String::new());
+        let restored = &self.restored;
+        let seconds = |ms: Option<u64>| {
+            ms.map_or_else(
+                || "never !".to_owned(),
+                |ms| format!("{:.1} s", ms as f64 / 1e3),
+            )
+        };
+        let mut table = Table::new(&[
+            "",
+            "accounts",
+            "complete",
+            "safe and missing",
+            "back within",
+            "paid again after",
+        ]);
+        table.row([
+            "restored".to_owned(),
+            restored.accounts.to_string(),
+            restored.complete.to_string(),
+            good(restored.missing_safe),
+            seconds(Some(restored.slowest_ms)),
+            seconds(restored.paid_after_ms),
+        ]);
+        lines.extend(table.lines(paint));
+        lines.push(String::new());
+        lines.push(format!(
+            "  All copies were in buildings apart again {} after the fire.",
+            seconds(self.repair_ms)
+        ));
+        lines.push(format!(
+            "  {} came back on a node that kept for them; {} pairs of contacts burned together;",
+            restored.on_keepers, restored.burned_pairs
+        ));
+        lines.push(format!(
+            "  {} old keys, used again, did nothing twice; {} items nobody had called safe are gone.",
+            restored.repeated,
+            plain(restored.never_safe)
+        ));
+        for text in restored.said_missing.iter().take(SAID_MAX) {
+            lines.push(format!("  - said at the restore: {text}"));
+        }
         lines.push(format!(
             "  After the fire survivors saw no new safe message for {} ms at most.",
             plain(self.gap_ms)
@@ -256,7 +316,13 @@ mod tests {
 
     #[test]
     fn the_json_has_the_names_that_programs_rely_on() {
-        let report = Report::new(&plan(), Times::default(), Reckoning::default());
+        let report = Report::new(
+            &plan(),
+            1,
+            Times::default(),
+            Restored::default(),
+            Reckoning::default(),
+        );
         let json = serde_json::to_value(&report).unwrap();
         for path in [
             "/nodes",
@@ -283,6 +349,12 @@ mod tests {
             "/latency_ms/delivered/p50",
             "/latency_ms/delivered/p99",
             "/gap_ms",
+            "/restored/accounts",
+            "/restored/complete",
+            "/restored/slowest_ms",
+            "/restored/missing_safe",
+            "/restored/paid_after_ms",
+            "/repair_ms",
             "/ok",
         ] {
             assert!(json.pointer(path).is_some(), "{path}");
@@ -294,7 +366,13 @@ mod tests {
     #[test]
     fn the_table_says_what_burned_and_what_held() {
         let plan = plan();
-        let report = Report::new(&plan, Times::default(), Reckoning::default());
+        let report = Report::new(
+            &plan,
+            1,
+            Times::default(),
+            Restored::default(),
+            Reckoning::default(),
+        );
         let text = report.text(&plan.layout.buildings[plan.burn], Paint(false));
         assert!(text.contains("pangyo 판교 burned after 20 s: 3 of 12 nodes and 6 of 24 accounts"));
         assert!(text.contains("ok: everything promised held"));
@@ -311,7 +389,7 @@ mod tests {
             ..Reckoning::default()
         };
         reckoning.messages.lost_safe = 300;
-        let report = Report::new(&plan, Times::default(), reckoning);
+        let report = Report::new(&plan, 1, Times::default(), Restored::default(), reckoning);
         let text = report.text(&plan.layout.buildings[plan.burn], Paint(false));
         assert!(!report.ok && report.broken.len() == LISTED_MAX + 1);
         assert!(text.contains("NOT ok") && text.contains("- text #0 is gone"));

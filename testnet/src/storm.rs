@@ -16,7 +16,7 @@ use crate::people::{arrive, befriend};
 use crate::society::friendships;
 use crate::traffic::{Stage, listen, perform};
 use crate::view::Board;
-use crate::workload::{Frame, operations};
+use crate::workload::{Frame, Planned, operations};
 
 /// How much traffic, and from what seed.
 #[derive(Debug, Clone, Copy)]
@@ -60,18 +60,17 @@ impl Storm {
             &Frame {
                 friendships: &friendships,
                 burns: &vec![false; weather.accounts],
+                start: 0,
                 seconds: weather.seconds,
                 rate: weather.rate,
                 fire_at: u64::MAX,
+                back_at: u64::MAX,
             },
+            &mut Planned::default(),
         );
         let who = people
             .iter()
-            .map(|person| Who {
-                name: person.name.clone(),
-                id: person.id.clone(),
-                burns: false,
-            })
+            .map(|person| Who::new(&person.name, &person.id))
             .collect();
         let auditor = Auditor::new(who, friendships.clone(), operations.clone());
         let stage = Stage::new(people, auditor, weather.seed);

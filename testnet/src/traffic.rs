@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::auditor::Auditor;
+use crate::auditor::{Auditor, Who};
 use crate::people::Person;
 use crate::society::UNIT;
 use crate::workload::{Operation, What};
@@ -31,9 +31,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone)]
 pub(crate) struct Stage {
     pub(crate) people: Arc<Vec<Person>>,
+    /// Per account: where it lives now.
+    homes: Arc<Mutex<Vec<Client>>>,
     auditor: Arc<Mutex<Auditor>>,
-    /// Set when the building burned: nobody there is called any more.
-    burned: Arc<AtomicBool>,
     /// Set when no more operations are to be begun.
     over: Arc<AtomicBool>,
     /// When traffic began.
@@ -44,10 +44,11 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new(people: Vec<Person>, auditor: Auditor, seed: u64) -> Self {
+        let homes = people.iter().map(|person| person.client.clone()).collect();
         Self {
             people: Arc::new(people),
+            homes: Arc::new(Mutex::new(homes)),
             auditor: Arc::new(Mutex::new(auditor)),
-            burned: Arc::new(AtomicBool::new(false)),
             over: Arc::new(AtomicBool::new(false)),
             begun: Instant::now(),
             seed,
@@ -69,10 +70,10 @@ impl Stage {
         tokio::time::sleep_until((self.begun + Duration::from_micros(micros)).into()).await;
     }
 
-    /// From now on the burned are gone.
-    pub(crate) fn burn(&self) {
-        self.burned.store(true, Ordering::SeqCst);
-        self.auditor().fire = Some(self.now());
+    /// The building of these accounts burns: nobody there is called any more.
+    pub(crate) fn burn(&self, accounts: &[usize]) {
+        let now = self.now();
+        self.auditor().burn(accounts, now);
     }
 
     /// Begins no more operations; those under way go on to their outcome.
@@ -84,8 +85,42 @@ impl Stage {
         self.over.load(Ordering::SeqCst)
     }
 
-    fn is_gone(&self, account: usize) -> bool {
-        self.burned.load(Ordering::SeqCst) && self.auditor().people[account].burns
+    /// An account is back; from now on it is called there.
+    pub(crate) fn back(&self, account: usize, client: Client) {
+        self.homes.lock().unwrap_or_else(PoisonError::into_inner)[account] = client;
+        let now = self.now();
+        self.auditor().back(account, now);
+    }
+
+    /// An account as it lives now.
+    pub(crate) fn person(&self, account: usize) -> Person {
+        let homes = self.homes.lock().unwrap_or_else(PoisonError::into_inner);
+        Person {
+            client: homes[account].clone(),
+            ..self.people[account].clone()
+        }
+    }
+
+    /// All accounts that have a node now.
+    pub(crate) fn living(&self) -> Vec<(usize, Person)> {
+        let away: Vec<_> = self.auditor().people.iter().map(Who::is_away).collect();
+        (0..self.people.len())
+            .filter(|&account| !away[account])
+            .map(|account| (account, self.person(account)))
+            .collect()
+    }
+
+    /// Waits until an account has a node; whether it has one.
+    async fn home(&self, account: usize) -> bool {
+        loop {
+            {
+                let who = &self.auditor().people[account];
+                if who.lost || !who.is_away() {
+                    return !who.lost;
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 }
 
@@ -121,11 +156,18 @@ pub(crate) async fn perform(stage: &Stage, operations: Vec<Operation>) -> Result
     Ok(())
 }
 
-/// One operation, until it has an outcome or its node is gone.
+/// One operation, until it has an outcome. Where its node burns meanwhile, it is called again with the
+/// same key where the account comes back.
 async fn one(stage: &Stage, operation: &Operation) {
-    let begun = Instant::now();
+    let mut begun = Instant::now();
     let mut pause = PAUSE;
-    while !stage.is_gone(operation.from) && begun.elapsed() < PATIENCE {
+    while begun.elapsed() < PATIENCE {
+        if stage.auditor().people[operation.from].is_away() {
+            if !stage.home(operation.from).await {
+                return;
+            }
+            begun = Instant::now();
+        }
         let result = if operation.twice {
             let (first, second) = tokio::join!(call(stage, operation), call(stage, operation));
             let first = note(stage, operation, first);
@@ -165,8 +207,13 @@ fn unknown(kind: ErrorKind) -> bool {
 
 /// One call; the id of what it made, and whether that is safe already.
 async fn call(stage: &Stage, operation: &Operation) -> Result<(String, bool), Error> {
-    stage.auditor().call(operation.number, operation.at);
-    let person = &stage.people[operation.from];
+    {
+        let mut auditor = stage.auditor();
+        // Somebody who was away begins when back.
+        let due = operation.at.max(auditor.people[operation.from].since());
+        auditor.call(operation.number, due);
+    }
+    let person = stage.person(operation.from);
     let to = &stage.people[operation.to].id;
     let key = format!("testnet-{}-{}", stage.seed, operation.number);
     match &operation.what {
@@ -184,6 +231,20 @@ async fn call(stage: &Stage, operation: &Operation) -> Result<(String, bool), Er
                 .post_with_key("/payments", &body, &key)
                 .await?;
             Ok((payment.id, payment.safe || payment.delivery == State::Safe))
+        }
+    }
+}
+
+/// Calls an operation that had its effect once more with its old key; what it answered.
+pub(crate) async fn repeat(stage: &Stage, operation: &Operation) -> Result<String, Error> {
+    let begun = Instant::now();
+    loop {
+        match call(stage, operation).await {
+            Ok((id, _)) => return Ok(id),
+            Err(error) if !unknown(error.kind()) || begun.elapsed() > PATIENCE => {
+                return Err(error);
+            }
+            Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
 }

@@ -1,14 +1,15 @@
 //! The live view: buildings, nodes, counters and the moment of the fire, redrawn on a terminal, or as
 //! plain lines every few seconds elsewhere.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::auditor::Counts;
 use crate::figures::Spread;
-use crate::layout::Layout;
-use crate::table::{Paint, bar, cut, left, right, say, thousands};
+use crate::layout::{Building, Layout};
+use crate::table::{Paint, bar, cut, left, right, say, thousands, width};
 use crate::traffic::Stage;
 
 /// How often a terminal is redrawn.
@@ -34,8 +35,18 @@ struct House {
     name: String,
     korean: String,
     nodes: Vec<usize>,
-    /// Names of the accounts there.
-    people: Vec<String>,
+    /// When it burned, microseconds after traffic began.
+    burned: Option<u64>,
+}
+
+/// An account of the view.
+#[derive(Debug)]
+struct Resident {
+    name: String,
+    /// Its node now.
+    node: usize,
+    /// It came back from its words.
+    returned: bool,
 }
 
 #[derive(Debug)]
@@ -44,11 +55,15 @@ struct State {
     phase: String,
     houses: Vec<House>,
     lights: Vec<Light>,
-    /// How long traffic goes on.
+    people: Vec<Resident>,
+    /// When the part of traffic under way began, in microseconds, and how long it goes on.
+    start: u64,
     seconds: u64,
     stage: Option<Stage>,
-    /// When the fire was, microseconds after traffic began.
-    fire: Option<u64>,
+    /// Of those who burned last: how far each has come, and whether it is back.
+    returns: BTreeMap<usize, (String, bool)>,
+    /// Accounts that have all their copies, of how many.
+    copies: Option<(usize, usize)>,
 }
 
 /// What the view shows, beside the auditor's counts; shared by whoever has something to say.
@@ -65,7 +80,7 @@ impl Board {
                 name: building.name.to_owned(),
                 korean: building.korean.to_owned(),
                 nodes: layout.nodes_in(index),
-                people: Vec::new(),
+                burned: None,
             })
             .collect();
         Self(Arc::new(Mutex::new(State {
@@ -73,9 +88,12 @@ impl Board {
             phase: String::new(),
             houses,
             lights: vec![Light::Running; layout.places.len()],
+            people: Vec::new(),
+            start: 0,
             seconds,
             stage: None,
-            fire: None,
+            returns: BTreeMap::new(),
+            copies: None,
         })))
     }
 
@@ -90,14 +108,15 @@ impl Board {
 
     /// Who lives where.
     pub(crate) fn people(&self, homes: &[usize], names: &[String]) {
-        for house in &mut self.state().houses {
-            house.people = homes
-                .iter()
-                .zip(names)
-                .filter(|(home, _)| house.nodes.contains(home))
-                .map(|(_, name)| name.clone())
-                .collect();
-        }
+        self.state().people = homes
+            .iter()
+            .zip(names)
+            .map(|(&node, name)| Resident {
+                name: name.clone(),
+                node,
+                returned: false,
+            })
+            .collect();
     }
 
     /// Traffic begins: from now on there are counts.
@@ -105,13 +124,59 @@ impl Board {
         self.state().stage = Some(stage);
     }
 
+    /// A part of traffic begins at this moment.
+    pub(crate) fn part(&self, start: u64) {
+        let mut state = self.state();
+        state.start = start;
+        // Those that burned before are no news any more.
+        state.houses.retain(|house| house.burned.is_none());
+        state.returns.clear();
+        state.copies = None;
+    }
+
     /// These nodes burned.
     pub(crate) fn burn(&self, nodes: &[usize], at: u64) {
         let mut state = self.state();
-        state.fire = Some(at);
         for &node in nodes {
             state.lights[node] = Light::Burned;
         }
+        for house in &mut state.houses {
+            if house.nodes.iter().any(|node| nodes.contains(node)) {
+                house.burned = Some(at);
+            }
+        }
+    }
+
+    /// A building opened.
+    pub(crate) fn open(&self, building: &Building, nodes: &[usize]) {
+        let mut state = self.state();
+        state.houses.push(House {
+            name: building.name.to_owned(),
+            korean: building.korean.to_owned(),
+            nodes: nodes.to_vec(),
+            burned: None,
+        });
+        let known = state.lights.len() + nodes.len();
+        state.lights.resize(known, Light::Running);
+    }
+
+    /// How far somebody's return has come.
+    pub(crate) fn returning(&self, account: usize, text: &str) {
+        let text = text.to_owned();
+        self.state().returns.insert(account, (text, false));
+    }
+
+    /// Somebody is back, on this node.
+    pub(crate) fn returned(&self, account: usize, node: usize) {
+        let mut state = self.state();
+        state.returns.insert(account, (String::new(), true));
+        let person = &mut state.people[account];
+        (person.node, person.returned) = (node, true);
+    }
+
+    /// How many accounts have all their copies again.
+    pub(crate) fn copies(&self, whole: usize, all: usize) {
+        self.state().copies = Some((whole, all));
     }
 
     /// A node ended by itself.
@@ -201,24 +266,21 @@ fn picture(state: &State, paint: Paint) -> Vec<String> {
             .max()
             .unwrap_or(0);
         let gap = " ".repeat(2 * (widest - drawn));
-        let burned = house
-            .nodes
-            .iter()
-            .any(|&node| state.lights[node] == Light::Burned);
-        let people = cut(&house.people.join(" "), room);
-        let people = match state.fire.filter(|_| burned) {
+        let people = match house.burned {
             Some(at) => paint.red(&format!(
                 "burned {} s ago",
                 now.saturating_sub(at) / 1_000_000
             )),
-            None => paint.dim(&people),
+            None => residents(state, house, room, paint),
         };
+        let burned = house.burned.is_some();
         let name = format!("{} {}", left(&house.korean, 6), left(&house.name, 11));
         let name = if burned { paint.dim(&name) } else { name };
         lines.push(format!("    {name} {dots}{gap} {people}"));
     }
     lines.push(String::new());
     if let Some(stage) = &state.stage {
+        let now = now.saturating_sub(state.start);
         let share = now as f64 / (state.seconds as f64 * 1e6);
         let clock = format!(
             "{:>3} of {} s",
@@ -232,10 +294,65 @@ fn picture(state: &State, paint: Paint) -> Vec<String> {
         ));
         lines.push(String::new());
         lines.extend(counters(&stage.auditor().counts));
+        lines.extend(recovery(state, paint));
     } else {
         lines.push(format!("    {}", cut(&state.phase, COLUMNS - 4)));
     }
     lines
+}
+
+/// Who lives in a building: those who came back there first, and marked.
+fn residents(state: &State, house: &House, room: usize, paint: Paint) -> String {
+    let here = |returned: bool| {
+        let people = state.people.iter().filter(move |person| {
+            house.nodes.contains(&person.node) && person.returned == returned
+        });
+        people
+            .map(|p| p.name.as_str())
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let back = here(true);
+    let back = if back.is_empty() {
+        back
+    } else {
+        cut(&format!("↩ {back} "), room)
+    };
+    let left = room.saturating_sub(width(&back));
+    let rest = if left > 3 {
+        cut(&here(false), left)
+    } else {
+        String::new()
+    };
+    format!("{}{}", paint.green(&back), paint.dim(&rest))
+}
+
+/// The way back: people, and copies. Two lines always, so that the picture keeps its height.
+fn recovery(state: &State, paint: Paint) -> [String; 2] {
+    let all = state.returns.len();
+    let done = state.returns.values().filter(|(_, done)| *done).count();
+    let back = if all == 0 {
+        String::new()
+    } else {
+        let doing = state.returns.iter().find(|(_, (_, done))| !done);
+        let text = match doing {
+            Some((account, (text, _))) => format!("{}: {text}", state.people[*account].name),
+            None => "from their 24 words".to_owned(),
+        };
+        let share = done as f64 / all as f64;
+        let bar = bar(share, 12);
+        let bar = if done == all { paint.green(&bar) } else { bar };
+        format!(
+            "    back     {bar} {done:>3} of {all:<3} {}",
+            cut(&text, 36)
+        )
+    };
+    let copies = state.copies.map_or_else(String::new, |(whole, all)| {
+        let bar = bar(whole as f64 / all.max(1) as f64, 12);
+        let bar = if whole == all { paint.green(&bar) } else { bar };
+        format!("    copies   {bar} {whole:>3} of {all:<3} accounts have all of theirs, apart")
+    });
+    [back, copies]
 }
 
 fn counters(counts: &Counts) -> [String; 3] {
@@ -294,7 +411,6 @@ fn line(state: &State, elapsed: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::width;
 
     #[test]
     fn every_building_has_a_line_that_fits_and_lines_up() {

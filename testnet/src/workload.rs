@@ -14,6 +14,9 @@ const TWICE_ONE_IN: u32 = 12;
 /// One text in so many is long.
 const LONG_ONE_IN: u32 = 25;
 
+/// What somebody who came back pays each contact first.
+const FIRST_AMOUNT: u64 = 1_000;
+
 const PHRASES: [&str; 10] = [
     "점심 먹었어요?",
     "내일 봐요",
@@ -65,17 +68,31 @@ pub(crate) struct Frame<'a> {
     pub(crate) friendships: &'a [Friendship],
     /// Per account: whether it burns.
     pub(crate) burns: &'a [bool],
+    /// Microseconds after the start of traffic at which this part of it begins.
+    pub(crate) start: u64,
     pub(crate) seconds: u64,
     /// Operations a second.
     pub(crate) rate: u32,
-    /// Microseconds after the start of traffic at which it burns.
+    /// When it burns, in microseconds after `start`.
     pub(crate) fire_at: u64,
+    /// When the burned come back, the same.
+    pub(crate) back_at: u64,
 }
 
-/// All operations of a run, in order of time. The moments are those of many people who do not wait
-/// for each other: exponential pauses. After the fire only survivors act, to anybody.
-pub(crate) fn operations(seed: u64, frame: &Frame<'_>) -> Vec<Operation> {
-    let mut rng = StdRng::seed_from_u64(seed ^ 0x5045_4f50_4c45);
+/// What was planned before: numbers and places go on from there.
+#[derive(Debug, Default)]
+pub(crate) struct Planned {
+    operations: usize,
+    /// Texts of a sender to a recipient.
+    places: BTreeMap<(usize, usize), u32>,
+}
+
+/// All operations around one fire, in order of time. The moments are those of many people who do not
+/// wait for each other: exponential pauses. After the fire only survivors act, to anybody, until the
+/// burned come back; then these pay each of their contacts a little, and everybody acts again.
+pub(crate) fn operations(seed: u64, frame: &Frame<'_>, planned: &mut Planned) -> Vec<Operation> {
+    let past = planned.operations as u64;
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x5045_4f50_4c45 ^ (past << 32));
     let ends: Vec<(usize, usize)> = frame
         .friendships
         .iter()
@@ -86,21 +103,41 @@ pub(crate) fn operations(seed: u64, frame: &Frame<'_>) -> Vec<Operation> {
         .copied()
         .filter(|&(from, _)| !frame.burns[from])
         .collect();
-    let mut places: BTreeMap<(usize, usize), u32> = BTreeMap::new();
+    let first = planned.operations;
+    let places = &mut planned.places;
     let mut all = Vec::new();
+    let mut returned = false;
     let mut at = 0.0_f64;
     loop {
         at -= (1.0 - rng.random_range(0.0..1.0_f64)).ln() / f64::from(frame.rate) * 1e6;
         if at >= frame.seconds as f64 * 1e6 {
+            planned.operations = first + all.len();
             return all;
         }
-        let choice = if (at as u64) < frame.fire_at {
-            &ends
-        } else {
+        if !returned && at as u64 >= frame.back_at {
+            returned = true;
+            for &(from, to) in ends.iter().filter(|&&(from, _)| frame.burns[from]) {
+                let number = first + all.len();
+                all.push(Operation {
+                    number,
+                    at: frame.start + frame.back_at,
+                    from,
+                    to,
+                    what: What::Iou {
+                        amount: FIRST_AMOUNT,
+                        note: format!("#{number} 다시 왔어요"),
+                    },
+                    twice: false,
+                });
+            }
+        }
+        let choice = if (frame.fire_at..frame.back_at).contains(&(at as u64)) {
             &alive
+        } else {
+            &ends
         };
         let (from, to) = choice[rng.random_range(0..choice.len())];
-        let number = all.len();
+        let number = first + all.len();
         let what = if rng.random_range(0..100) < IOU_PERCENT {
             let purpose = PURPOSES[rng.random_range(0..PURPOSES.len())];
             let amount = rng.random_range(10..=300) * 100;
@@ -123,7 +160,7 @@ pub(crate) fn operations(seed: u64, frame: &Frame<'_>) -> Vec<Operation> {
         let twice = rng.random_range(0..TWICE_ONE_IN) == 0;
         all.push(Operation {
             number,
-            at: at as u64,
+            at: frame.start + at as u64,
             from,
             to,
             what,
@@ -148,11 +185,13 @@ mod tests {
         let frame = Frame {
             friendships: &friendships,
             burns: &burns,
+            start: 0,
             seconds: 60,
             rate: 50,
             fire_at: 20_000_000,
+            back_at: 40_000_000,
         };
-        operations(seed, &frame)
+        operations(seed, &frame, &mut Planned::default())
     }
 
     #[test]
@@ -172,12 +211,12 @@ mod tests {
     }
 
     #[test]
-    fn after_the_fire_the_burned_are_written_to_but_do_not_write() {
+    fn between_fire_and_return_the_burned_are_written_to_but_do_not_write() {
         let all = sample(1);
         let burned = |account: usize| account % 12 < 3;
         let after: Vec<_> = all
             .iter()
-            .filter(|operation| operation.at >= 20_000_000)
+            .filter(|operation| (20_000_000..40_000_000).contains(&operation.at))
             .collect();
         assert!(after.iter().all(|operation| !burned(operation.from)));
         assert!(after.iter().any(|operation| burned(operation.to)));
@@ -185,6 +224,52 @@ mod tests {
             all.iter()
                 .any(|operation| operation.at < 20_000_000 && burned(operation.from))
         );
+    }
+
+    #[test]
+    fn everybody_who_comes_back_pays_each_contact_first() {
+        let all = sample(1);
+        let friendships = friendships(1, 24);
+        for account in (0..24).filter(|account| account % 12 < 3) {
+            let contacts = friendships
+                .iter()
+                .filter(|f| f.a == account || f.b == account)
+                .count();
+            let first = all
+                .iter()
+                .filter(|operation| operation.from == account && operation.at == 40_000_000);
+            assert_eq!(
+                first.filter(|operation| !operation.is_text()).count(),
+                contacts
+            );
+        }
+    }
+
+    #[test]
+    fn a_second_part_goes_on_with_numbers_and_places() {
+        let friendships = friendships(1, 4);
+        let mut planned = Planned::default();
+        let mut frame = Frame {
+            friendships: &friendships,
+            burns: &[true, false, false, false],
+            start: 0,
+            seconds: 6,
+            rate: 50,
+            fire_at: 2_000_000,
+            back_at: 4_000_000,
+        };
+        let first = operations(1, &frame, &mut planned);
+        frame.start = 9_000_000;
+        let second = operations(1, &frame, &mut planned);
+        assert!(second.iter().all(|operation| operation.at >= 9_000_000));
+        let mut places = BTreeMap::new();
+        for (number, operation) in first.iter().chain(&second).enumerate() {
+            assert_eq!(operation.number, number);
+            if let What::Text { place, .. } = operation.what {
+                let last = places.insert((operation.from, operation.to), place);
+                assert_eq!(place, last.unwrap_or(0) + 1);
+            }
+        }
     }
 
     #[test]

@@ -44,7 +44,9 @@ fn check_one(scene: &Scene<'_>, entry: &Entry, id: &str, reckoning: &mut Reckoni
     reckoning.ious.signed += 1;
     reckoning.ious.safe += u64::from(safe);
     reckoning.ious.accepted += u64::from(accepted);
-    reckoning.ious.held += u64::from(!accepted);
+    // One that is gone with its payer's node waits for nobody.
+    let gone = scene.was_asked(from) && payer.is_none();
+    reckoning.ious.held += u64::from(!accepted && !gone);
     let what = scene.describe(entry);
     let missing = scene.was_asked(to) && payee.is_none();
     let forgotten = scene.was_asked(from) && payer.is_none();
@@ -54,18 +56,21 @@ fn check_one(scene: &Scene<'_>, entry: &Entry, id: &str, reckoning: &mut Reckoni
         reckoning.broken.push(format!(
             "{what} was called {called}, and its payee does not have it"
         ));
-    } else if missing && scene.survives(from) {
+    } else if missing && (scene.lasts(entry) || payer.is_some()) {
         reckoning
             .broken
             .push(format!("{what} has not reached its payee"));
     }
-    if forgotten {
+    if forgotten && (promised || scene.lasts(entry) || payee.is_some()) {
         reckoning
             .broken
             .push(format!("{what} is gone from its payer's own list"));
     }
+    reckoning.never_safe += u64::from(forgotten && !promised && payee.is_none());
     reckoning.ious.lost_safe += u64::from((missing || forgotten) && promised);
-    if scene.survives(from) && !safe {
+    let at_restored = missing && scene.burned(to) || forgotten && scene.burned(from);
+    reckoning.missing_safe += u64::from(promised && at_restored);
+    if scene.lasts(entry) && !safe {
         reckoning.broken.push(format!("{what} has not become safe"));
     }
     for (view, account) in [(payer, from), (payee, to)] {
@@ -78,7 +83,7 @@ fn check_one(scene: &Scene<'_>, entry: &Entry, id: &str, reckoning: &mut Reckoni
                 .broken
                 .push(format!("{what} was declined, says {name}: {reason}"));
         } else if view.state != "accepted"
-            && (accepted || scene.survives(from) && scene.survives(to))
+            && (accepted || scene.was_asked(from) && scene.was_asked(to))
         {
             reckoning
                 .broken

@@ -58,6 +58,7 @@ fn check_side(
                     .filter(|(other, _)| {
                         matches!(other.outcome, Outcome::Answered(_))
                             && !declined(scene, other)
+                            && !gone(scene, other)
                             && other.ended.is_some_and(|at| at < begun)
                     })
                     .map(|(_, amount)| amount)
@@ -108,4 +109,13 @@ fn declined(scene: &Scene<'_>, entry: &Entry) -> bool {
         .id()
         .and_then(|id| scene.record.said.get(id))
         .is_some_and(|said| said.declined.is_some())
+}
+
+/// Whether it was lost with its payer's node, which nobody had called safe.
+fn gone(scene: &Scene<'_>, entry: &Entry) -> bool {
+    let from = entry.operation.from;
+    !scene.lasts(entry)
+        && entry
+            .id()
+            .is_some_and(|id| !scene.payments.contains_key(&(from, id)))
 }

@@ -49,29 +49,33 @@ fn check_one(scene: &Scene<'_>, entry: &Entry, id: &str, reckoning: &mut Reckoni
         reckoning.broken.push(format!(
             "{what} was called {called}, and its reader does not have it"
         ));
-    } else if missing && scene.survives(from) {
+    } else if missing && (scene.lasts(entry) || here.is_some()) {
         reckoning
             .broken
             .push(format!("{what} has not reached its reader"));
     }
     let forgotten = scene.was_asked(from) && here.is_none();
-    if forgotten {
+    let promised = safe || delivered;
+    if forgotten && (promised || scene.lasts(entry)) {
         reckoning
             .broken
             .push(format!("{what} is gone from its sender's own list"));
     }
-    if (missing || forgotten) && (safe || delivered) {
-        reckoning.messages.lost_safe += 1;
-    }
+    reckoning.never_safe += u64::from(forgotten && !promised && !scene.lasts(entry));
+    reckoning.messages.lost_safe += u64::from((missing || forgotten) && promised);
+    let at_restored = missing && scene.burned(to) || forgotten && scene.burned(from);
+    reckoning.missing_safe += u64::from(promised && at_restored);
+    // The signatures themselves went with the old device of one who came back.
     let view = scene.texts.get(&(from, id)).copied();
+    let view = view.filter(|_| scene.lasts(entry));
     if let Some(view) = view.filter(|view| view.safe && view.buildings < SAFE_BUILDINGS) {
         let text = format!("{what} is called safe with {} buildings", view.buildings);
         reckoning.broken.push(text);
     }
-    if scene.survives(from) && !safe {
+    if scene.lasts(entry) && !safe {
         reckoning.broken.push(format!("{what} has not become safe"));
     }
-    if scene.was_asked(from) && arrived && !delivered {
+    if here.is_some() && arrived && !delivered {
         reckoning
             .broken
             .push(format!("{what} has arrived, and its sender was not told"));
@@ -151,7 +155,7 @@ fn check_list(
                 .push(format!("{reader} is shown {what} after a later one"));
         }
         latest[side] = latest[side].max(*place);
-        if incoming && message.gap > 0 && scene.survives(from) {
+        if incoming && message.gap > 0 && !scene.burned(from) {
             reckoning.broken.push(format!(
                 "{reader} is told that something is missing before {what}"
             ));

@@ -16,11 +16,7 @@ const FIRE: u64 = 3_500;
 /// Three accounts: 0 and 1 survive, 2 burned. Two texts and one IOU on every path.
 fn world() -> (Auditor, Findings) {
     let people = (0..3)
-        .map(|i| Who {
-            name: format!("p{i}"),
-            id: format!("pm1{i}"),
-            burns: i == 2,
-        })
+        .map(|i| Who::new(&format!("p{i}"), &format!("pm1{i}")))
         .collect();
     let friendships = [(0, 1), (0, 2), (1, 2)]
         .map(|(a, b)| Friendship {
@@ -45,7 +41,8 @@ fn world() -> (Auditor, Findings) {
                     text: format!("#{number} hello"),
                 }
             };
-            let at = number as u64 * 1_000;
+            // The one who burns acts before the fire.
+            let at = number as u64 * if from == 2 { 100 } else { 1_000 };
             operations.push(Operation {
                 number,
                 at,
@@ -57,7 +54,7 @@ fn world() -> (Auditor, Findings) {
         }
     }
     let mut record = Auditor::new(people, friendships.clone(), operations);
-    record.fire = Some(FIRE);
+    record.burn(&[2], FIRE);
     for number in 0..record.entries.len() {
         let at = record.entries[number].operation.at;
         record.call(number, at);
