@@ -494,7 +494,14 @@ pub(crate) fn peer_view(
 /// Mailboxes kept for others.
 pub(crate) fn keeping(db: &Connection) -> Result<Vec<KeptView>> {
     let list = db
-        .prepare_cached("SELECT mailbox, contact, items, bytes FROM kept ORDER BY since, mailbox")?
+        .prepare_cached(
+            "SELECT mailbox, contact, items, bytes,
+               (SELECT count(*) FROM pages
+                WHERE pages.mailbox = kept.mailbox AND hidden IS NULL),
+               (SELECT coalesce(sum(length(pages.bytes)), 0) FROM pages
+                WHERE pages.mailbox = kept.mailbox AND hidden IS NULL)
+             FROM kept ORDER BY since, mailbox",
+        )?
         .query_map([], |row| {
             let mailbox: [u8; 32] = row.get(0)?;
             Ok(KeptView {
@@ -502,6 +509,8 @@ pub(crate) fn keeping(db: &Connection) -> Result<Vec<KeptView>> {
                 contact: row.get(1)?,
                 items: row.get(2)?,
                 bytes: row.get(3)?,
+                pages: row.get(4)?,
+                page_bytes: row.get(5)?,
             })
         })?
         .collect::<rusqlite::Result<_>>()?;

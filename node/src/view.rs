@@ -190,6 +190,10 @@ pub struct KeptView {
     pub items: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Pages of the owner's archive.
+    pub pages: u64,
+    /// Their bytes.
+    pub page_bytes: u64,
 }
 
 /// What a copy of a database holds.

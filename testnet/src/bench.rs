@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use pumasi_node::ErrorKind;
+use pumasi_node::view::{KeptView, StatusView};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -17,13 +18,14 @@ use crate::layout::{BUILDINGS, Layout, Place};
 use crate::machine::{Machine, loopback_bytes, processor_seconds, resident_kib};
 use crate::network::{Network, RunDirectory};
 use crate::options::BenchOptions;
-use crate::people::{Person, arrive, befriend};
+use crate::people::{Items, Person, arrive, befriend, until};
 use crate::process::stopped;
-use crate::results::{Flood, Idle, Light, Results};
+use crate::results::{ArchiveCost, Flood, Idle, Light, Results};
 use crate::society::{Friendship, UNIT};
 use crate::table::say;
 use crate::traffic::{Stage, listen, perform};
 use crate::view::Board;
+use crate::way_back;
 use crate::workload::{Operation, What};
 
 /// Connections that send at the same time.
@@ -54,6 +56,12 @@ struct Lengths {
 
 /// Measures everything and prints it.
 pub(crate) async fn run(options: BenchOptions) -> Result<()> {
+    if options.restore {
+        return tokio::select! {
+            result = way_back::run(&options) => result,
+            error = stopped() => Err(error),
+        };
+    }
     let lengths = if options.quick {
         Lengths {
             idle: 4,
@@ -107,12 +115,25 @@ async fn measure(lengths: Lengths, quick: bool) -> Result<Results> {
         "As many texts as possible for {} s ...",
         lengths.flood
     ));
+    let archived = archive(&network, &people).await?;
     let texts = flood(&network, &people, Kind::Text, lengths.flood, baseline).await?;
+    let after_texts = archive(&network, &people).await?;
     say(&format!(
         "As many IOUs as possible for {} s ...",
         lengths.flood
     ));
     let ious = flood(&network, &people, Kind::Iou, lengths.flood, baseline).await?;
+    let after_ious = archive(&network, &people).await?;
+    let cost = |before: [u64; 2], after: [u64; 2], items: u64| {
+        [0, 1].map(|end| {
+            let bytes = after[end].saturating_sub(before[end]);
+            (bytes as f64 / items.max(1) as f64).round()
+        })
+    };
+    let archive_bytes = ArchiveCost {
+        text: cost(archived, after_texts, texts.items),
+        iou: cost(after_texts, after_ious, ious.items),
+    };
     for (idle, id) in idle.iter_mut().zip(network.ids()) {
         idle.resident_after_mib = resident_mib(id);
     }
@@ -133,6 +154,7 @@ async fn measure(lengths: Lengths, quick: bool) -> Result<Results> {
         light,
         texts,
         ious,
+        archive_bytes,
         start_12_ms,
     })
 }
@@ -159,7 +181,34 @@ fn layout() -> Layout {
         network: "testnet-bench".to_owned(),
         buildings,
         places,
+        replace_after: None,
     }
+}
+
+/// Bytes of the archives of sender and recipient at one keeper, when nothing waits any more.
+async fn archive(network: &Network, people: &[Person]) -> Result<[u64; 2]> {
+    for node in [SENDER, RECIPIENT] {
+        let client = &network.nodes[node].client;
+        until("the archive is safe", DRAIN, || async {
+            let view: StatusView = client.get("/node/status").await?;
+            Ok(view
+                .accounts
+                .iter()
+                .all(|account| account.archive_behind == 0)
+                .then_some(()))
+        })
+        .await?;
+    }
+    let kept: Items<KeptView> = network.nodes[0].client.get("/keeping").await?;
+    let mut bytes = [0; 2];
+    for (bytes, person) in bytes.iter_mut().zip(people) {
+        *bytes = kept
+            .items
+            .iter()
+            .find(|kept| kept.account == person.id)
+            .map_or(0, |kept| kept.page_bytes);
+    }
+    Ok(bytes)
 }
 
 fn resident_mib(process: u32) -> Option<f64> {

@@ -105,6 +105,8 @@ pub(crate) struct Layout {
     pub(crate) network: String,
     pub(crate) buildings: Vec<Building>,
     pub(crate) places: Vec<Place>,
+    /// After how many seconds of silence keepers are replaced; `None`: as the daemon does by itself.
+    pub(crate) replace_after: Option<u64>,
 }
 
 impl Layout {
@@ -127,6 +129,7 @@ impl Layout {
             network: network.to_owned(),
             buildings: BUILDINGS[..buildings].to_vec(),
             places,
+            replace_after: None,
         }
     }
 

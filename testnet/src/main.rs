@@ -29,6 +29,7 @@ mod storm;
 mod table;
 mod traffic;
 mod view;
+mod way_back;
 mod workload;
 
 use std::ffi::OsString;

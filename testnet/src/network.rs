@@ -66,13 +66,16 @@ impl Spec {
             ("--api-listen", "off".to_owned()),
             ("--api-socket", socket.display().to_string()),
         ];
-        let arguments = std::iter::once("run".to_owned())
+        let mut arguments: Vec<String> = std::iter::once("run".to_owned())
             .chain(
                 arguments
                     .into_iter()
                     .flat_map(|(flag, value)| [flag.to_owned(), value]),
             )
             .collect();
+        if let Some(seconds) = layout.replace_after {
+            arguments.extend(["--replace-after".to_owned(), seconds.to_string()]);
+        }
         let log = run.join(format!("{name}.log"));
         Ok(Self {
             name,

@@ -11,6 +11,8 @@ use crate::layout::{BUILDINGS, Layout};
 const NODES_MAX: usize = 64;
 /// Most accounts of one network.
 const ACCOUNTS_MAX: usize = 1_000;
+/// Seconds of silence after which keepers are replaced in a fire.
+pub(crate) const REPLACE_AFTER: u64 = 5;
 /// Most fires of one run.
 const BURNS_MAX: usize = 1_000;
 /// Buildings that hold a copy of what is safe.
@@ -109,6 +111,15 @@ pub(crate) struct BenchOptions {
     /// A fraction of the time, for a first impression.
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Instead: the way back of an account with much in it, repair, and a keeper that was away.
+    #[arg(long)]
+    pub(crate) restore: bool,
+    /// With --restore: texts and IOUs of that account.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub(crate) messages: usize,
+    /// With --restore: its contacts, each with a line.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(crate) lines: usize,
     /// Write the figures as JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -221,7 +232,8 @@ impl Size {
 impl FireOptions {
     /// Checks what was typed.
     pub(crate) fn check(self) -> Result<Plan> {
-        let layout = self.size.layout(&format!("testnet-{}", self.size.seed))?;
+        let mut layout = self.size.layout(&format!("testnet-{}", self.size.seed))?;
+        layout.replace_after = Some(REPLACE_AFTER);
         let buildings = self.size.buildings;
         ensure!(
             (3..=3_600).contains(&self.seconds),

@@ -14,7 +14,11 @@ use crate::view::Board;
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Whether an account has so many keepers in buildings apart, none of them burned, none being filled.
-async fn is_whole(person: &Person, wanted: usize, burned: &BTreeSet<String>) -> Result<bool> {
+pub(crate) async fn is_whole(
+    person: &Person,
+    wanted: usize,
+    burned: &BTreeSet<String>,
+) -> Result<bool> {
     let view: Value = person.client.get("/keepers").await?;
     let keepers = view["keepers"].as_array().map(Vec::as_slice).unwrap_or(&[]);
     let good = |keeper: &&Value| {

@@ -39,6 +39,13 @@ pub(crate) struct Idle {
     pub(crate) resident_after_mib: Option<f64>,
 }
 
+/// Bytes of archive pages at a keeper per item: for its sender, for its recipient.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct ArchiveCost {
+    pub(crate) text: [f64; 2],
+    pub(crate) iou: [f64; 2],
+}
+
 #[derive(Debug, Serialize)]
 pub(crate) struct Results {
     pub(crate) command: String,
@@ -49,6 +56,7 @@ pub(crate) struct Results {
     pub(crate) light: Light,
     pub(crate) texts: Flood,
     pub(crate) ious: Flood,
+    pub(crate) archive_bytes: ArchiveCost,
     /// From the first process until twelve are ready.
     pub(crate) start_12_ms: u64,
 }
@@ -128,6 +136,17 @@ impl Results {
         row(
             "processor per IOU: sender / recipient / keeper",
             effort(&self.ious),
+            "",
+        );
+        let pages = |[sender, recipient]: [f64; 2]| format!("{sender:.0} / {recipient:.0} bytes");
+        row(
+            "archive per text: of the sender / of the recipient",
+            pages(self.archive_bytes.text),
+            "",
+        );
+        row(
+            "archive per IOU: of the sender / of the recipient",
+            pages(self.archive_bytes.iou),
             "",
         );
         row(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pumasi_node::view::{LineView, MessageView, Money, PaymentView};
+use pumasi_node::view::{ContactView, LineView, MessageView, Money, PaymentView};
 use pumasi_protocol::delivery::State;
 
 use super::{Reckoning, reckon};
@@ -93,6 +93,11 @@ fn world() -> (Auditor, Findings) {
     for friendship in &friendships {
         for (account, other) in [(friendship.a, friendship.b), (friendship.b, friendship.a)] {
             if let Some(found) = findings.accounts.get_mut(&account) {
+                found.contacts.push(contact(other));
+            }
+        }
+        for (account, other) in [(friendship.a, friendship.b), (friendship.b, friendship.a)] {
+            if let Some(found) = findings.accounts.get_mut(&account) {
                 let line = line(
                     found,
                     other,
@@ -154,6 +159,21 @@ fn payment(
         safe: true,
         buildings: 2,
         time: String::new(),
+    }
+}
+
+fn contact(other: usize) -> ContactView {
+    ContactView {
+        id: format!("pm1{other}"),
+        name: format!("p{other}"),
+        own_name: String::new(),
+        fingerprint: String::new(),
+        state: "active".to_owned(),
+        verified: false,
+        blocked: false,
+        node: String::new(),
+        keepers: 3,
+        added: String::new(),
     }
 }
 
@@ -459,4 +479,108 @@ fn a_survivor_that_does_not_answer_is_a_broken_promise_by_itself() {
         findings.trouble.push("p1 does not answer".to_owned());
     });
     assert_eq!(reckoning.broken, ["p1 does not answer"]);
+}
+
+/// The account that burned, back on another node, with everything that it had.
+fn bring_back(record: &mut Auditor, findings: &mut Findings) {
+    record.back(2, 20_000);
+    let mut back = Account::default();
+    for other in [0, 1] {
+        back.contacts.push(contact(other));
+        let theirs = findings.accounts.get_mut(&other).unwrap();
+        let list = theirs.chats.get_mut("pm12");
+        let mut chat: Vec<_> = list.map(|list| list.clone()).unwrap_or_default();
+        for message in &mut chat {
+            message.contact = format!("pm1{other}");
+            message.direction = if message.direction == "in" {
+                "out"
+            } else {
+                "in"
+            }
+            .to_owned();
+        }
+        if !chat.is_empty() {
+            back.chats.insert(format!("pm1{other}"), chat);
+        }
+        for payment in theirs.payments.iter_mut().filter(|p| p.contact == "pm12") {
+            payment.state = "accepted".to_owned();
+            let mut copy = payment.clone();
+            copy.contact = format!("pm1{other}");
+            copy.direction = if payment.direction == "in" {
+                "out"
+            } else {
+                "in"
+            }
+            .to_owned();
+            back.payments.push(copy);
+        }
+    }
+    for (other, place) in [(0, 1), (1, 1)] {
+        let friendship = record
+            .friendships
+            .iter()
+            .find(|f| (f.a, f.b) == (other, 2))
+            .copied()
+            .unwrap();
+        let given = friendship.limit_for(other);
+        let received = friendship.limit_for(2);
+        back.lines.push(line(&back, other, given, received));
+        let theirs = findings.accounts.get_mut(&other).unwrap();
+        theirs.lines[place] = line(theirs, 2, received, given);
+    }
+    findings.accounts.insert(2, back);
+    for said in record.said.values_mut() {
+        said.delivered = Some(21_000);
+    }
+}
+
+#[test]
+fn one_who_came_back_with_everything_is_clean_and_counted_at_both_ends() {
+    let reckoning = after(bring_back);
+    assert_eq!(reckoning.broken, Vec::<String>::new());
+    assert_eq!((reckoning.messages.delivered, reckoning.ious.held), (8, 0));
+    assert_eq!(reckoning.missing_safe, 0);
+}
+
+#[test]
+fn a_safe_item_that_a_restored_account_lacks_is_found_in_both_directions() {
+    for (id, words) in [
+        ("id6", "its reader does not have it"),
+        ("id9", "gone from its sender's own list"),
+    ] {
+        let reckoning = after(|record, findings| {
+            bring_back(record, findings);
+            chat(findings, 2, 0).retain(|message| message.id != id);
+        });
+        assert_eq!(reckoning.missing_safe, 1);
+        assert_says(&reckoning, words);
+    }
+    let reckoning = after(|record, findings| {
+        bring_back(record, findings);
+        let found = findings.accounts.get_mut(&2).unwrap();
+        found.payments.retain(|payment| payment.id != "id8");
+    });
+    assert_eq!(reckoning.missing_safe, 1);
+    assert_says(&reckoning, "its payee does not have it");
+}
+
+#[test]
+fn a_text_that_nobody_called_safe_may_be_gone_with_the_node_of_its_sender() {
+    let reckoning = after(|record, findings| {
+        bring_back(record, findings);
+        *record.said.get_mut("id9").unwrap() = crate::auditor::Said::default();
+        chat(findings, 2, 0).retain(|message| message.id != "id9");
+        chat(findings, 0, 2).retain(|message| message.id != "id9");
+    });
+    assert_eq!(reckoning.broken, Vec::<String>::new());
+    assert_eq!((reckoning.never_safe, reckoning.missing_safe), (1, 0));
+}
+
+#[test]
+fn a_contact_that_a_restored_account_forgot_is_found() {
+    let reckoning = after(|record, findings| {
+        bring_back(record, findings);
+        findings.accounts.get_mut(&2).unwrap().contacts.remove(0);
+    });
+    assert_says(&reckoning, "p0 is gone from the contacts of p2");
 }
