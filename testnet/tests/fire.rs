@@ -1,4 +1,5 @@
-//! The main job, small: real daemons as processes of their own, a building that burns, the reckoning.
+//! The main job, small: real daemons as processes of their own, a building that burns, its people back
+//! from their words, the reckoning.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
@@ -37,7 +38,7 @@ fn daemons(below: &Path) -> usize {
 }
 
 #[test]
-fn a_building_burns_and_nothing_promised_is_lost() {
+fn a_building_burns_its_people_come_back_and_nothing_promised_is_lost() {
     let runtime = tempfile::tempdir().unwrap();
     let json = runtime.path().join("fire.json");
     let output = testnet(
@@ -78,8 +79,22 @@ fn a_building_burns_and_nothing_promised_is_lost() {
         "/ious/lost_safe",
         "/ledger/disagreements",
         "/ledger/sum/KRW",
+        "/restored/missing_safe",
     ] {
         assert_eq!(figure(path), 0, "{path}");
+    }
+    // Both came back from their words, knew each other before, and can pay again.
+    assert_eq!(result["restored"]["accounts"], 2);
+    assert_eq!(result["restored"]["complete"], 2);
+    for path in [
+        "/restored/slowest_ms",
+        "/restored/paid_after_ms",
+        "/restored/repeated",
+        "/restored/on_keepers",
+        "/restored/burned_pairs",
+        "/repair_ms",
+    ] {
+        assert!(figure(path) > 0, "{path}: {result}");
     }
     assert!(text(&output).contains("ok: everything promised held"));
     // Nothing is left behind but the result.
