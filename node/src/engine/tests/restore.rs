@@ -462,3 +462,54 @@ fn a_line_that_a_restored_account_never_used_refuses_without_stopping_the_node()
         agreed(net, (4, a), (1, b)) == Some(-5) && line(net, 1, b, a).2 == 70
     });
 }
+
+/// Everything that a node ever had to send: rises with each letter.
+fn letters(net: &Net, node: usize) -> i64 {
+    let db = &net.members[node].engine.db;
+    let sql = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outgoing'";
+    db.query_row(sql, [], |row| row.get(0)).expect("a count")
+}
+
+#[test]
+fn two_who_both_came_back_fall_silent_when_everything_is_said() {
+    let (mut net, ids) = five(131);
+    let second = net.add("sejong");
+    for other in 0..second {
+        net.link(second, other);
+    }
+    net.meet((0, ids[0]), (1, ids[1]));
+    limit(&mut net, 0, ids[0], ids[1], 100_000);
+    limit(&mut net, 1, ids[1], ids[0], 100_000);
+    net.run(3_000);
+    for number in 0..3 {
+        net.send((0, ids[0]), ids[1], &format!("there {number}"));
+        net.send((1, ids[1]), ids[0], &format!("back {number}"));
+        net.pay((0, ids[0]), ids[1], 100, &format!("p{number}"))
+            .unwrap();
+        net.pay((1, ids[1]), ids[0], 30, &format!("q{number}"))
+            .unwrap();
+        net.run(300);
+    }
+    net.run(2_000);
+    let keeper = (2..6)
+        .find(|node| net.members[*node].engine.kept.contains_key(&ids[0]))
+        .expect("a keeper");
+    net.burn(0);
+    net.burn(1);
+    // At the same time, one of them on a node that was its keeper.
+    for (node, account) in [(keeper, ids[0]), (second, ids[1])] {
+        let words = net.phrases[&account].clone();
+        net.call(node, move |engine| engine.begin_restore(&words, None, &[]))
+            .unwrap();
+    }
+    net.until("both are back", 60, |net| {
+        [(keeper, ids[0]), (second, ids[1])]
+            .iter()
+            .all(|(node, account)| net.members[*node].engine.is_level(account))
+    });
+    net.run(30_000);
+    let before = [keeper, second].map(|node| letters(&net, node));
+    net.run(30_000);
+    let after = [keeper, second].map(|node| letters(&net, node));
+    assert_eq!(before, after);
+}
