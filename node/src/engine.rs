@@ -167,6 +167,8 @@ struct Step {
     dirty_archives: BTreeSet<AccountId>,
     /// What an archive has at this volume and page is told again: no events, nothing to archive.
     quiet: Option<(u64, u64)>,
+    /// `Resume` entries of contacts that were applied, to be answered.
+    resumed: Vec<(AccountId, AccountId, pumasi_protocol::line::Entry)>,
     /// The call that makes the next own entry.
     call: Option<pumasi_protocol::archive::Call>,
     events: bool,

@@ -375,6 +375,10 @@ impl Engine {
         }
         self.known_line(account, id)?.apply(received);
         self.step.dirty_lines.insert((account, id));
+        let resumed = matches!(entry.operation, Operation::Resume { .. });
+        if resumed && !mine && self.step.quiet.is_none() {
+            self.step.resumed.push((account, contact, entry.clone()));
+        }
         if let Operation::Iou { id: payment, .. } = &entry.operation {
             self.iou_message(account, contact, entry, signed, *payment, envelope)?;
             if !mine {
@@ -538,7 +542,10 @@ impl Engine {
             return Ok(false);
         }
         self.try_waiting(account, id)?;
-        self.after_entry(account, contact, &entry)?;
+        self.answer_resumes()?;
+        if entry.author == account {
+            self.resume(account, id)?;
+        }
         Ok(true)
     }
 

@@ -197,27 +197,17 @@ impl Engine {
         Ok(())
     }
 
-    /// After an entry of a line came: answers a `Resume`, and says a new one where more became known
-    /// of one's own earlier devices.
-    pub(super) fn after_entry(
-        &mut self,
-        account: AccountId,
-        contact: AccountId,
-        entry: &Entry,
-    ) -> Result<()> {
-        let id = entry.line;
-        if entry.author == account {
-            return self.resume(account, id);
+    /// Answers every `Resume` of a contact that was applied in this step, once: with what it lacks, and
+    /// with what of it is known here.
+    pub(super) fn answer_resumes(&mut self) -> Result<()> {
+        for (account, contact, entry) in std::mem::take(&mut self.step.resumed) {
+            let spans = self.known_line(account, entry.line)?.after_resume(&entry);
+            for span in spans {
+                self.send_span(account, contact, &span)?;
+            }
+            self.say_line_view(account, contact, entry.line)?;
         }
-        if !matches!(entry.operation, Operation::Resume { .. }) {
-            return Ok(());
-        }
-        let line = self.known_line(account, id)?;
-        let spans = line.after_resume(entry);
-        for span in spans {
-            self.send_span(account, contact, &span)?;
-        }
-        self.say_line_view(account, contact, id)
+        Ok(())
     }
 
     /// Tells the other side how far its chains are known here, and what is missing of them.
