@@ -312,7 +312,7 @@ impl Engine {
         if message.is_empty() {
             self.window_ends(mailbox, node);
             self.fill_step(mailbox, node, set, round, &Progress::default())?;
-            return self.reconciled(mailbox, node, set, 0);
+            return self.reconciled(mailbox, node, set, &[]);
         }
         let progress = match self.view(&mailbox, set, since)?.advance(message) {
             Ok(progress) => progress,
@@ -327,7 +327,6 @@ impl Engine {
         if let Some(window) = self.due.windows.get_mut(&(mailbox, node)) {
             window.found |= !progress.need.is_empty() || !progress.have.is_empty();
         }
-        let needed = progress.need.len();
         let need: Vec<EnvelopeId> = progress.need.iter().copied().map(EnvelopeId).collect();
         let have: Vec<EnvelopeId> = progress.have.iter().copied().map(EnvelopeId).collect();
         match set {
@@ -352,9 +351,9 @@ impl Engine {
         }
         let Some(next) = progress.next else {
             self.window_ends(mailbox, node);
-            return self.reconciled(mailbox, node, set, needed);
+            return self.reconciled(mailbox, node, set, &need);
         };
-        self.restore_needs(&mailbox, node, set, needed);
+        self.restore_needs(&mailbox, node, set, &need);
         let request = Request::Reconcile {
             mailbox,
             set,

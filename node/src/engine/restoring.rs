@@ -9,7 +9,7 @@ use pumasi_protocol::identity::{Phrase, RootKeys, next_epoch};
 use pumasi_protocol::locator::{self, Locator};
 use pumasi_protocol::record::{AccountRecord, CheckedRecord, KeeperEntry, Place};
 use pumasi_protocol::succession;
-use pumasi_protocol::types::{AccountId, NodeId, SECOND, Time};
+use pumasi_protocol::types::{AccountId, EnvelopeId, NodeId, SECOND, Time};
 use pumasi_protocol::wire::{Request, Set};
 use rusqlite::params;
 
@@ -73,6 +73,7 @@ pub(super) struct Restoring {
     fence_asked: BTreeMap<NodeId, Time>,
     /// What is still to be read: of whom, and how many items were needed in the round under way.
     reads: BTreeMap<(NodeId, Set), Read>,
+    missing: BTreeMap<(NodeId, Set), Missing>,
     /// Items read so far.
     pub(super) items: u64,
 }
@@ -81,10 +82,19 @@ pub(super) struct Restoring {
 enum Read {
     /// To be begun at this time.
     Due(Time),
-    /// A round is under way since then, with so many items needed so far.
-    Running(Time, usize),
-    /// Everything that the keeper holds is here.
+    /// A round is under way since then.
+    Running(Time),
+    /// Everything that the keeper held when it was fenced is here.
     Done,
+}
+
+/// What rounds of reading found missing here, of one set at one keeper.
+#[derive(Debug, Default)]
+struct Missing {
+    /// In the first round: what the keeper held when it was fenced, and a little more.
+    first: Option<BTreeSet<EnvelopeId>>,
+    /// In the round under way.
+    now: BTreeSet<EnvelopeId>,
 }
 
 impl Restoring {
@@ -195,6 +205,7 @@ impl Engine {
                 fenced: BTreeSet::new(),
                 fence_asked: BTreeMap::new(),
                 reads: BTreeMap::new(),
+                missing: BTreeMap::new(),
                 items: 0,
             };
             self.restoring.insert(account, restoring);
@@ -450,6 +461,7 @@ impl Engine {
         restoring.fenced.clear();
         restoring.fence_asked.clear();
         restoring.reads.clear();
+        restoring.missing.clear();
         match device {
             Ok(device) => {
                 restoring.device = Some(device);
@@ -586,10 +598,10 @@ impl Engine {
             let connected = self.peers.get(node).is_some_and(|peer| peer.connected);
             match read {
                 Read::Due(at) if *at <= now && connected => {
-                    *read = Read::Running(now, 0);
+                    *read = Read::Running(now);
                     begin.push((*node, *set));
                 }
-                Read::Running(since, _) if now.since(*since) > KEEPER_PATIENCE / 2 => {
+                Read::Running(since) if now.since(*since) > KEEPER_PATIENCE / 2 => {
                     *read = Read::Due(now);
                 }
                 _ => {}
@@ -617,6 +629,14 @@ impl Engine {
             restoring.news = now;
         }
         for (node, set) in begin {
+            if let Some(restoring) = self.restoring.get_mut(&account) {
+                restoring
+                    .missing
+                    .entry((node, set))
+                    .or_default()
+                    .now
+                    .clear();
+            }
             self.begin(account, node, set)?;
         }
         Ok(())
@@ -628,28 +648,30 @@ impl Engine {
         account: &AccountId,
         node: NodeId,
         set: Set,
-        needed: usize,
+        need: &[EnvelopeId],
     ) {
         let now = self.now;
         let Some(restoring) = self.restoring.get_mut(account) else {
             return;
         };
         restoring.news = now;
-        if let Some(Read::Running(since, so_far)) = restoring.reads.get_mut(&(node, set)) {
+        if let Some(Read::Running(since)) = restoring.reads.get_mut(&(node, set)) {
             *since = now;
-            *so_far += needed;
+            let missing = restoring.missing.entry((node, set)).or_default();
+            missing.now.extend(need);
         }
     }
 
-    /// A round of reconciliation ended, with so many items needed in its last step.
+    /// A round of reconciliation ended, with these items needed in its last step. Mail goes on coming
+    /// in while a mailbox is read: what counts is what was missing in the first round.
     pub(super) fn reconciled(
         &mut self,
         mailbox: AccountId,
         node: NodeId,
         set: Set,
-        needed: usize,
+        need: &[EnvelopeId],
     ) -> Result<()> {
-        self.restore_needs(&mailbox, node, set, needed);
+        self.restore_needs(&mailbox, node, set, need);
         let now = self.now;
         let Some(restoring) = self.restoring.get_mut(&mailbox) else {
             return Ok(());
@@ -657,10 +679,21 @@ impl Engine {
         let Some(read) = restoring.reads.get_mut(&(node, set)) else {
             return Ok(());
         };
-        *read = match *read {
-            Read::Running(_, 0) => Read::Done,
+        if !matches!(read, Read::Running(_)) {
+            return Ok(());
+        }
+        let missing = restoring.missing.entry((node, set)).or_default();
+        let found = std::mem::take(&mut missing.now);
+        let here = match &missing.first {
+            None => found.is_empty(),
+            Some(first) => first.is_disjoint(&found),
+        };
+        *read = if here {
+            Read::Done
+        } else {
+            missing.first.get_or_insert(found);
             // What is needed is on its way: look again when it should be here.
-            _ => Read::Due(now.plus(SECOND / 4)),
+            Read::Due(now.plus(SECOND / 4))
         };
         self.tick_restore()
     }

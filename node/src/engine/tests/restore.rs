@@ -513,3 +513,35 @@ fn two_who_both_came_back_fall_silent_when_everything_is_said() {
     let after = [keeper, second].map(|node| letters(&net, node));
     assert_eq!(before, after);
 }
+
+#[test]
+fn a_restore_ends_while_mail_keeps_coming_in() {
+    let (mut net, ids) = five(132);
+    net.meet((0, ids[0]), (1, ids[1]));
+    net.meet((0, ids[0]), (2, ids[2]));
+    net.run(3_000);
+    let keeper = (1..5)
+        .find(|node| net.members[*node].engine.kept.contains_key(&ids[0]))
+        .expect("a keeper");
+    net.burn(0);
+    let words = net.phrases[&ids[0]].clone();
+    net.call(keeper, move |engine| {
+        engine.begin_restore(&words, None, &[])
+    })
+    .unwrap();
+    let mut sent = 0;
+    while !net.members[keeper].engine.accounts.contains_key(&ids[0]) {
+        assert!(sent < 800, "the restore does not end");
+        for from in [1, 2] {
+            net.send((from, ids[from]), ids[0], &format!("mail {sent}"));
+        }
+        sent += 1;
+        net.run(50);
+    }
+    net.until("all of it is there, once and in order", 60, |net| {
+        [1, 2].iter().all(|from| {
+            let all: Vec<String> = (0..sent).map(|number| format!("mail {number}")).collect();
+            net.received(keeper, ids[0], ids[*from]) == all
+        })
+    });
+}
