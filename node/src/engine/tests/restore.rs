@@ -545,3 +545,31 @@ fn a_restore_ends_while_mail_keeps_coming_in() {
         })
     });
 }
+
+#[test]
+fn what_the_restoring_node_had_hidden_as_a_keeper_is_read_again() {
+    let (mut net, ids) = five(133);
+    net.meet((0, ids[0]), (1, ids[1]));
+    net.run(3_000);
+    let keeper = (2..5)
+        .find(|node| net.members[*node].engine.kept.contains_key(&ids[0]))
+        .expect("a keeper");
+    net.burn(0);
+    for number in 0..5 {
+        net.send((1, ids[1]), ids[0], &format!("mail {number}"));
+    }
+    net.run(3_000);
+    // It heard that they were acknowledged; the others show them again for the new device.
+    let hidden = net.members[keeper]
+        .engine
+        .db
+        .execute(
+            "UPDATE envelopes SET hidden = 1, covered = 1 WHERE mailbox = ?1",
+            [ids[0].0],
+        )
+        .unwrap();
+    assert!(hidden >= 5);
+    let view = net.restore(keeper, ids[0]);
+    assert_eq!(view.state, "done", "{view:?}");
+    assert_eq!(net.received(keeper, ids[0], ids[1]).len(), 5);
+}
