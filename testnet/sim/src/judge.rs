@@ -402,7 +402,7 @@ impl World {
                     format!("`{}` reached person {to} as `{}`", text.text, arrived.text),
                 );
             }
-            if text.state < State::Delivered {
+            if text.state < State::Delivered && !sender.restored {
                 return self.fail(
                     "L1",
                     format!("person {from} is not told that `{}` arrived", text.text),

@@ -42,13 +42,15 @@ pub(crate) struct Options {
     pub(crate) pauses: u64,
     pub(crate) dark: u64,
     pub(crate) clock_jumps: u64,
+    /// A keeper that is silent for so many milliseconds is replaced.
+    pub(crate) replace_after: u64,
     /// The one building whose loss the promise covers: what destroys or lies happens only there.
     pub(crate) cursed: usize,
     pub(crate) burn: bool,
     pub(crate) lost_disks: u64,
     pub(crate) rollbacks: u64,
     pub(crate) liars: bool,
-    /// A building's keeper moves without saying so to those it keeps for.
+    /// People who take a second keeper in one building.
     pub(crate) second_keepers: u64,
 }
 
@@ -132,6 +134,7 @@ impl Options {
             pauses: some(&mut dice, 1, 4),
             dark: some(&mut dice, 1, 2),
             clock_jumps: some(&mut dice, 1, 4),
+            replace_after: dice.range(15_000, 60_000),
             cursed: dice.index(buildings),
             burn: on(&mut dice),
             lost_disks: some(&mut dice, 1, 1),

@@ -207,6 +207,7 @@ impl World {
             keep_for_contacts: true,
             newcomers: 100,
             local: true,
+            replace_after: options.replace_after,
             bootstrap: (0..2).map(address_of).collect(),
         };
         let skew = options.skew;
@@ -560,7 +561,7 @@ impl World {
                 Effect::Publish(bytes) => self.spread(node, None, &Arc::new(bytes)),
                 Effect::Judge(ticket, verdict) => self.judged(node, ticket, verdict),
                 Effect::Reply(reply) => reply(),
-                Effect::Pin(_) | Effect::Events(_) => {}
+                Effect::Pin(_) | Effect::Events(_) | Effect::Checking(_) => {}
             }
         }
         self.take_answers();

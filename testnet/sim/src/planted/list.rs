@@ -168,9 +168,9 @@ pub(crate) const PLANTED: &[Planted] = &[
         name: "read-one-keeper",
         breaks: "a restore is content with one keeper",
         file: "node/src/engine/level.rs",
-        original: r#"    (count + 1).saturating_sub(usize::from(record.record.safe_copies))"#,
-        buggy: r#"    if {on} { return count.min(1); }
-{original}"#,
+        original: r#"pub(super) fn readers(record: &CheckedRecord) -> usize {"#,
+        buggy: r#"pub(super) fn readers(record: &CheckedRecord) -> usize {
+    if {on} { return record.record.keepers.len().min(1); }"#,
     },
     Planted {
         name: "older-copy-unnoticed",
