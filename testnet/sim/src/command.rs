@@ -30,12 +30,25 @@ pub struct SimOptions {
     /// Lists the planted bugs.
     #[arg(long)]
     pub list_bugs: bool,
+    /// Fewer people, who do less in a shorter time.
+    #[arg(long)]
+    pub small: bool,
     /// Does not look for a smaller plan that fails.
     #[arg(long)]
     pub no_shrink: bool,
     /// Tells the story of each run.
     #[arg(long)]
     pub story: bool,
+}
+
+impl SimOptions {
+    fn plan(&self, seed: u64) -> Plan {
+        if self.small {
+            Plan::small(seed)
+        } else {
+            Plan::of(seed)
+        }
+    }
 }
 
 /// Runs it; true when nothing failed.
@@ -75,8 +88,8 @@ pub fn main(options: &SimOptions) -> bool {
                         return;
                     }
                     let start = Instant::now();
-                    let outcome = run(Plan::of(first + number), bug, options.story);
-                    report(&outcome, start.elapsed().as_millis(), runs == 1);
+                    let outcome = run(options.plan(first + number), bug, options.story);
+                    report(options, &outcome, start.elapsed().as_millis(), runs == 1);
                     if outcome.failure.is_some()
                         && let Ok(mut failed) = failed.lock()
                     {
@@ -88,7 +101,7 @@ pub fn main(options: &SimOptions) -> bool {
     });
     let failed = failed.into_inner().unwrap_or_default();
     if let Some(seed) = failed.first().copied().filter(|_| !options.no_shrink) {
-        smallest(seed, bug, options.bug.as_deref());
+        smallest(options, seed, bug);
     }
     println!(
         "{runs} seeds in {:.1} s, {} failed {failed:?}",
@@ -99,8 +112,8 @@ pub fn main(options: &SimOptions) -> bool {
 }
 
 /// Prints the smallest plan found that still fails, and its end.
-fn smallest(seed: u64, bug: Option<usize>, name: Option<&str>) {
-    let plan = Plan::of(seed);
+fn smallest(options: &SimOptions, seed: u64, bug: Option<usize>) {
+    let plan = options.plan(seed);
     let outcome = run(plan.clone(), bug, false);
     let small = shrink(&outcome, plan, bug);
     let end = run(small.clone(), bug, true);
@@ -129,18 +142,24 @@ fn smallest(seed: u64, bug: Option<usize>, name: Option<&str>) {
     if let Some(failure) = &end.failure {
         println!("{}: {}", failure.invariant, failure.what);
     }
-    let bug = name
-        .map(|name| format!(" --bug {name}"))
-        .unwrap_or_default();
-    println!("replay: pumasi-testnet sim --seed {seed}{bug} --story");
+    let bug = options.bug.as_ref().map(|name| format!(" --bug {name}"));
+    println!(
+        "replay: pumasi-testnet sim --seed {seed}{}{} --story",
+        bug.unwrap_or_default(),
+        if options.small { " --small" } else { "" }
+    );
 }
 
-fn report(outcome: &Outcome, millis: u128, whole: bool) {
+fn report(options: &SimOptions, outcome: &Outcome, millis: u128, whole: bool) {
     for line in &outcome.story {
         println!("{line}");
     }
     if whole || outcome.failure.is_some() {
-        println!("seed {}: {}", outcome.seed, Plan::of(outcome.seed).options);
+        println!(
+            "seed {}: {}",
+            outcome.seed,
+            options.plan(outcome.seed).options
+        );
         println!("  faults met: {:?}", outcome.hits);
     }
     let verdict = match &outcome.failure {

@@ -20,6 +20,8 @@ mod ratchet;
 mod restore;
 mod run;
 mod shrink;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod watch;
 mod world;

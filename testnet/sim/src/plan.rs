@@ -267,7 +267,19 @@ pub(crate) struct Plan {
 impl Plan {
     /// The plan of a seed.
     pub(crate) fn of(seed: u64) -> Self {
-        let options = Options::of(seed);
+        Self::with(seed, Options::of(seed))
+    }
+
+    /// The same with fewer people, who do less in a shorter time: for tests.
+    pub(crate) fn small(seed: u64) -> Self {
+        let mut options = Options::of(seed);
+        options.accounts = 12;
+        options.operations = 150;
+        options.length = 30_000;
+        Self::with(seed, options)
+    }
+
+    fn with(seed: u64, options: Options) -> Self {
         let operations = operations(seed, &options);
         let faults = faults(seed, &options);
         Self {

@@ -172,6 +172,11 @@ impl World {
                 ),
             );
         };
+        let here = &self.people[person];
+        if here.node != node && here.restoring != Some(node) {
+            // An earlier device of the account, which does not know yet that it was replaced.
+            return;
+        }
         let writer = self.people[deed.operation.who].id.to_string();
         if deed.whom != Some(person)
             || writer != view.contact
