@@ -70,7 +70,9 @@ impl World {
             }
             Wrong::Clock { node, by } => {
                 self.hit("clock jump");
-                self.machines[node].skew += by;
+                let machine = &mut self.machines[node];
+                machine.skew += by;
+                machine.ahead = machine.ahead.max(machine.skew);
             }
             Wrong::Burn { building } => {
                 self.hit("burned building");

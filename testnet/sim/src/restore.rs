@@ -47,7 +47,8 @@ impl World {
             None => "checking",
         };
         match word {
-            "behind" | "replaced" => {
+            "behind" | "replaced" if self.people[person].set_back => {
+                self.people[person].set_back = false;
                 self.hit("older copy noticed");
                 self.lose(person);
             }

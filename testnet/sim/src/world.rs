@@ -106,6 +106,8 @@ pub(crate) struct Machine {
     /// Counts starts: what was meant for an earlier life is void.
     pub(crate) life: u64,
     pub(crate) skew: i64,
+    /// The greatest skew since the start: the process never goes back.
+    pub(crate) ahead: i64,
     pub(crate) inbox: VecDeque<Input>,
     pub(crate) stepping: bool,
     pub(crate) paused: u64,
@@ -228,6 +230,7 @@ impl World {
             standing: Standing::Down,
             life: 0,
             skew,
+            ahead: skew,
             inbox: VecDeque::new(),
             stepping: false,
             paused: 0,
@@ -245,9 +248,14 @@ impl World {
         Ok(())
     }
 
-    /// A machine's own clock.
+    /// A machine's own clock: like the daemon's, it goes on from where it was when it is set back, until
+    /// the next start.
     pub(crate) fn clock(&self, node: usize) -> Time {
-        Time(self.now.saturating_add_signed(self.machines[node].skew))
+        let machine = &self.machines[node];
+        Time(
+            self.now
+                .saturating_add_signed(machine.skew.max(machine.ahead)),
+        )
     }
 
     /// Milliseconds since the beginning.
@@ -283,6 +291,7 @@ impl World {
     /// Starts a machine that is down, from what is committed.
     pub(crate) fn start(&mut self, node: usize) {
         let seed = self.dice.any();
+        self.machines[node].ahead = self.machines[node].skew;
         let now = self.clock(node);
         let machine = &mut self.machines[node];
         if machine.standing != Standing::Down {
