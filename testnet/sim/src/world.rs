@@ -290,13 +290,13 @@ impl World {
 
     /// Starts a machine that is down, from what is committed.
     pub(crate) fn start(&mut self, node: usize) {
+        if self.machines[node].standing != Standing::Down {
+            return;
+        }
         let seed = self.dice.any();
         self.machines[node].ahead = self.machines[node].skew;
         let now = self.clock(node);
         let machine = &mut self.machines[node];
-        if machine.standing != Standing::Down {
-            return;
-        }
         let Some(db) = machine.disk.take() else {
             return;
         };
