@@ -1,6 +1,6 @@
 //! The only file that reads the clock and the system's randomness.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use pumasi_protocol::types::Time;
 use rand::SeedableRng as _;
@@ -8,17 +8,32 @@ use rand::rngs::{StdRng, SysRng};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The wall clock, never running backwards within this process.
+/// The wall clock, never running backwards within this process, and never standing still: when it is
+/// set back, time goes on from where it was.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
-    last: Time,
+    /// What the wall clock said when it was last not behind, and when that was.
+    base: Option<(Time, Instant)>,
 }
 
 impl Clock {
     /// Milliseconds since 1970, at least what it said before.
     pub(crate) fn now(&mut self) -> Time {
-        self.last = self.last.max(wall());
-        self.last
+        self.at(wall(), Instant::now())
+    }
+
+    fn at(&mut self, wall: Time, instant: Instant) -> Time {
+        let gone_on = self.base.map(|(time, since)| {
+            let elapsed = instant.saturating_duration_since(since).as_millis();
+            time.plus(u64::try_from(elapsed).unwrap_or(u64::MAX))
+        });
+        match gone_on {
+            Some(gone_on) if gone_on > wall => gone_on,
+            _ => {
+                self.base = Some((wall, instant));
+                wall
+            }
+        }
     }
 }
 
@@ -46,4 +61,22 @@ pub(crate) fn generator() -> Result<StdRng> {
             format!("the system gives no randomness: {error}"),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn time_goes_on_when_the_wall_clock_is_set_back() {
+        let mut clock = Clock::default();
+        let start = Instant::now();
+        let after = |millis| start + Duration::from_millis(millis);
+        assert_eq!(clock.at(Time(100_000), after(0)), Time(100_000));
+        assert_eq!(clock.at(Time(40_000), after(250)), Time(100_250));
+        assert_eq!(clock.at(Time(40_250), after(500)), Time(100_500));
+        assert_eq!(clock.at(Time(200_000), after(750)), Time(200_000));
+    }
 }

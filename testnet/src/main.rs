@@ -69,6 +69,7 @@ fn main() -> ExitCode {
             Command::Crash(options) => crash::run(options).await,
             Command::Corrupt(options) => corrupt::run(options).await,
             Command::Soak(options) => soak::run(options).await,
+            Command::Sim(options) => Ok(pumasi_sim::main(&options)),
         }
     });
     match result {

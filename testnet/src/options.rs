@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Corrupt(CorruptOptions),
     /// Mix everything that can happen to a network at random, for as long as you like.
     Soak(SoakOptions),
+    /// Run simulated networks on the real engine, from seeds, through every kind of disaster.
+    Sim(pumasi_sim::SimOptions),
 }
 
 /// How large a network is.

@@ -34,6 +34,7 @@ impl Engine {
     /// Asks one more keeper for every account that has fewer than wanted, or one that is gone.
     pub(super) fn place_keepers(&mut self) -> Result<()> {
         let now = self.now;
+        self.due.nodes_from = self.random();
         self.due.refusing.retain(|_, until| *until > now);
         let silent: Vec<(AccountId, NodeId)> = self
             .due
@@ -111,9 +112,12 @@ impl Engine {
         let rows: Vec<Vec<u8>> = self
             .db
             .prepare_cached(
-                "SELECT record FROM nodes WHERE expires > ?1 ORDER BY random() LIMIT ?2",
+                "SELECT record FROM nodes WHERE expires > ?1 ORDER BY node < ?3, node LIMIT ?2",
             )?
-            .query_map(params![self.now.0, CANDIDATES_MAX], |row| row.get(0))?
+            .query_map(
+                params![self.now.0, CANDIDATES_MAX, self.due.nodes_from],
+                |row| row.get(0),
+            )?
             .collect::<rusqlite::Result<_>>()?;
         let friends: Vec<Vec<u8>> = self
             .db

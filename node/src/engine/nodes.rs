@@ -246,10 +246,13 @@ impl Engine {
         for address in self.settings.bootstrap.clone() {
             self.step.effects.push(Effect::ConnectAddress(address));
         }
+        let from = self.random();
         let known: Vec<[u8; 32]> = self
             .db
-            .prepare_cached("SELECT node FROM nodes WHERE expires > ?1 ORDER BY random() LIMIT 8")?
-            .query_map(params![self.now.0], |row| blob(row, 0))?
+            .prepare_cached(
+                "SELECT node FROM nodes WHERE expires > ?1 ORDER BY node < ?2, node LIMIT 8",
+            )?
+            .query_map(params![self.now.0, from], |row| blob(row, 0))?
             .collect::<rusqlite::Result<_>>()?;
         let missing = SESSIONS_WANTED - sessions.len();
         let candidates = known

@@ -208,6 +208,8 @@ pub(super) struct Due {
     /// Keepers being asked now.
     pub(super) asking_keeper: BTreeMap<AccountId, (NodeId, Time)>,
     pub(super) blocked: BTreeSet<NodeId>,
+    /// Where the list of known nodes is begun, so that no node is always looked at first.
+    pub(super) nodes_from: [u8; 32],
     /// Contacts whose keys are missing, and when to ask again.
     pub(super) wanting_keys: BTreeMap<(AccountId, AccountId), Time>,
     pub(super) keepers: Time,
@@ -293,6 +295,12 @@ impl Engine {
             .into_iter()
             .map(|(id, count)| (AccountId(id), count))
             .collect();
+        let blocked: Vec<[u8; 32]> = self
+            .db
+            .prepare("SELECT node FROM blocked_nodes")?
+            .query_map([], |row| blob(row, 0))?
+            .collect::<rusqlite::Result<_>>()?;
+        self.due.blocked = blocked.into_iter().map(NodeId).collect();
         let nodes: Vec<[u8; 32]> = self
             .db
             .prepare("SELECT DISTINCT node FROM outbox")?
@@ -301,16 +309,21 @@ impl Engine {
         // Also those who share mailboxes with this node: they may have given up dialling it for now.
         let sharing = self.due.sharing.keys().copied();
         let nodes: BTreeSet<NodeId> = nodes.into_iter().map(NodeId).chain(sharing).collect();
+        // No effect can leave from here: the next tick dials.
         for node in nodes {
-            // Dialled by the first tick: there is no step yet whose effects would leave.
-            self.peers.entry(node).or_default().wanted = true;
+            if node != self.me && !self.due.blocked.contains(&node) {
+                self.peers.entry(node).or_default().wanted = true;
+            }
         }
-        let blocked: Vec<[u8; 32]> = self
+        let unsealed: Vec<([u8; 32], [u8; 32])> = self
             .db
-            .prepare("SELECT node FROM blocked_nodes")?
-            .query_map([], |row| blob(row, 0))?
+            .prepare("SELECT DISTINCT account, contact FROM outgoing WHERE envelope IS NULL")?
+            .query_map([], |row| Ok((blob(row, 0)?, blob(row, 1)?)))?
             .collect::<rusqlite::Result<_>>()?;
-        self.due.blocked = blocked.into_iter().map(NodeId).collect();
+        for (account, contact) in unsealed {
+            let pair = (AccountId(account), AccountId(contact));
+            self.due.wanting_keys.insert(pair, Time(0));
+        }
         Ok(())
     }
 
@@ -412,6 +425,8 @@ impl Engine {
         peer.dialing = false;
         peer.start_over(now);
         peer.next_try = now.plus(BACKOFF_FIRST / 5);
+        // Whoever opened it: the next tick finds out whether there is a reason to open it again.
+        peer.wanted = true;
         self.asked.retain(|_, asked| asked.node != node);
         if let Ok(view) = self.peer_view(&node) {
             let _ = self.event(None, "peer.down", &view);

@@ -15,6 +15,8 @@ use crate::error::Result;
 const ASKED_MAX: usize = 10_000;
 /// Contacts' keys are asked for at most this often.
 const KEYS_EVERY: u64 = SECOND;
+/// After an answer is missing for less than this long, another node is asked first.
+const KEYS_AGAIN: u64 = 10 * SECOND;
 /// A question is given up after this long.
 const ANSWER_WITHIN: u64 = 15 * SECOND;
 
@@ -213,7 +215,8 @@ impl Engine {
         let now = self.now;
         let me = self.me;
         let entry = self.known_contact(account, contact)?;
-        if now.since(entry.keys_asked) < KEYS_EVERY {
+        let before = now.since(entry.keys_asked);
+        if before < KEYS_EVERY {
             return Ok(());
         }
         entry.keys_asked = now;
@@ -221,6 +224,11 @@ impl Engine {
         let record = &entry.record.record;
         let mut nodes = vec![record.home.node];
         nodes.extend(record.keepers.iter().map(|keeper| keeper.place.node));
+        if before < KEYS_AGAIN {
+            // Whoever was asked a moment ago had no answer: begin with another.
+            let turn = usize::try_from(now.0 / KEYS_EVERY).unwrap_or(0) % nodes.len();
+            nodes.rotate_left(turn);
+        }
         let places: Vec<Place> = record
             .keepers
             .iter()

@@ -82,12 +82,15 @@ impl Engine {
     ) -> Result<bool> {
         let mut names = sealed.device_seal.0.to_vec();
         names.extend(sealed.recovery_seal.iter().flat_map(|name| name.0));
+        // Kept here before and hidden, because an earlier device acknowledged it: its word may have
+        // burned with it.
         let rows = self
             .db
             .prepare_cached(
                 "INSERT INTO envelopes
                    (mailbox, envelope, created, expires, capability, seals, bytes)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (envelope) DO UPDATE SET hidden = NULL WHERE hidden IS NOT NULL",
             )?
             .execute(params![
                 mailbox.0,

@@ -8,4 +8,5 @@ mod opening;
 mod payments;
 mod replace;
 mod restore;
+mod returning;
 mod storage;
