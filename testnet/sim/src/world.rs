@@ -27,6 +27,8 @@ use crate::watch::Watch;
 
 /// Inputs of one step at most, as in the daemon.
 const BATCH: usize = 256;
+/// Steps that a crash waits for one with a call.
+const CRASH_WAITS: u32 = 100;
 /// When the world begins.
 pub(crate) const DAWN: u64 = 1_700_000_000_000;
 
@@ -112,6 +114,8 @@ pub(crate) struct Machine {
     pub(crate) stepping: bool,
     pub(crate) paused: u64,
     pub(crate) crash: Option<(Point, u64)>,
+    /// Steps since the crash was due.
+    pub(crate) crash_waits: u32,
     /// It keeps nothing that it signs for.
     pub(crate) liar: bool,
     /// Its disk was set back once: what it signs may contradict what it signed before.
@@ -235,6 +239,7 @@ impl World {
             stepping: false,
             paused: 0,
             crash: None,
+            crash_waits: 0,
             liar: false,
             set_back: false,
             slow: 1,
@@ -449,7 +454,14 @@ impl World {
         machine.stepping = false;
         let count = machine.inbox.len().min(BATCH);
         let inputs: Vec<Input> = machine.inbox.drain(..count).collect();
-        let crash = machine.crash.take();
+        // A crash waits for a step with a call in it, where there is something to be told wrongly.
+        let called = inputs.iter().any(|input| matches!(input, Input::Call(_)));
+        let patient = machine.crash_waits < CRASH_WAITS && !called;
+        let crash = if patient { None } else { machine.crash.take() };
+        machine.crash_waits = match machine.crash {
+            Some(_) => machine.crash_waits + 1,
+            None => 0,
+        };
         disk::crash_before_commit(matches!(crash, Some((Point::BeforeCommit, _))));
         let Some(engine) = machine.engine.as_mut() else {
             return;
