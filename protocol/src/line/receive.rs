@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::entry::{Entry, Malformed, Operation, Seen};
-use super::record::{EntryRecord, IouRecord, Share};
+use super::record::{EntryRecord, IouRecord, Place, Share};
 use super::side::{Held, Side};
 use super::{Line, MAX_BRANCHES, MAX_CHAINS, MAX_HELD};
 use crate::types::{AccountId, Hash, PaymentId};
@@ -241,7 +241,7 @@ impl Line {
                 for id in ious {
                     let mut iou = old(id);
                     if !author.has_answered(&iou, record.place) {
-                        iou.accepted.push(record.place);
+                        insert(&mut iou.accepted, record.place);
                         replace(opposite, author, *id, &old(id), &iou)?;
                         records.insert(*id, iou);
                     }
@@ -251,7 +251,7 @@ impl Line {
             Operation::Decline { iou: id, .. } => {
                 let mut iou = old(id);
                 if !author.has_answered(&iou, record.place) {
-                    iou.declined.push(record.place);
+                    insert(&mut iou.declined, record.place);
                     replace(opposite, author, *id, &old(id), &iou)?;
                     records.insert(*id, iou);
                 }
@@ -278,6 +278,12 @@ impl Line {
     }
 }
 
+/// Adds a place in its order: the record must not tell in which order the answers came.
+fn insert(places: &mut Vec<Place>, place: Place) {
+    let at = places.partition_point(|known| *known < place);
+    places.insert(at, place);
+}
+
 /// Moves one IOU from its old share of the sums to its new one. Settled sums only grow.
 fn replace(
     debtor: &mut Side,
@@ -301,4 +307,31 @@ fn moved(sum: u128, old: u128, new: u128) -> Result<u128, EntryFault> {
         .and_then(|rest| rest.checked_add(new))
         .filter(|sum| *sum <= MAX_GROSS)
         .ok_or(EntryFault::Overflow)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::line::chain::Rank;
+
+    #[test]
+    fn a_record_does_not_tell_in_which_order_answers_came() {
+        let place = |epoch: u64, sequence| Place {
+            rank: Rank {
+                epoch,
+                certificate: Hash([7; 32]),
+            },
+            branch: 0,
+            sequence,
+        };
+        let orders = [[place(3, 2), place(2, 4)], [place(2, 4), place(3, 2)]];
+        let [a, b] = orders.map(|order| {
+            let mut places = Vec::new();
+            for one in order {
+                insert(&mut places, one);
+            }
+            places
+        });
+        assert_eq!(a, b);
+    }
 }
