@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::faults::{Fault, Faults};
-use crate::network::{LOOK, Network, Spec, is_ready};
+use crate::network::{LOOK, Network, Spec, is_alive};
 use crate::process::{DAEMON, Process};
 use crate::society::UNIT;
 use crate::table::say;
@@ -223,7 +223,8 @@ async fn ask(recorded: &Recorded, data: &Path, moment: usize, run: &Path) -> Res
     Ok(looked_for)
 }
 
-/// Starts a daemon on a copy of a node's data and waits until it is ready. It knows nobody's address.
+/// Starts a daemon on a copy of a node's data and waits until it answers. It knows nobody's address, so
+/// it is never ready: its accounts cannot be compared with their keepers. What it holds can be read.
 pub(crate) async fn start(
     spec: &Spec,
     data: &Path,
@@ -240,10 +241,10 @@ pub(crate) async fn start(
             let said = std::fs::read_to_string(log).unwrap_or_default();
             bail!("the daemon refused it ({status}): {}", said.trim());
         }
-        if is_ready(&client).await {
+        if is_alive(&client).await {
             return Ok((process, client));
         }
-        ensure!(begun.elapsed() < READY, "the daemon was not ready in time");
+        ensure!(begun.elapsed() < READY, "the daemon did not answer in time");
         tokio::time::sleep(LOOK / 4).await;
     }
 }

@@ -420,6 +420,11 @@ impl Network {
     }
 }
 
+/// Whether the node behind a client answers at all.
+pub(crate) async fn is_alive(client: &Client) -> bool {
+    client.get::<Value>("/livez").await.is_ok()
+}
+
 /// Whether the node behind a client says that it is ready.
 pub(crate) async fn is_ready(client: &Client) -> bool {
     client.get::<Value>("/readyz").await.is_ok()
