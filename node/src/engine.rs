@@ -33,6 +33,7 @@ mod replacing;
 mod restoring;
 mod resuming;
 mod segmenting;
+mod sets;
 mod shelving;
 mod statements;
 #[cfg(test)]

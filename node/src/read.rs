@@ -495,7 +495,11 @@ pub(crate) fn peer_view(
 pub(crate) fn keeping(db: &Connection) -> Result<Vec<KeptView>> {
     let list = db
         .prepare_cached(
-            "SELECT mailbox, contact, items, bytes,
+            "SELECT mailbox, contact,
+               (SELECT count(*) FROM envelopes
+                WHERE envelopes.mailbox = kept.mailbox AND hidden IS NULL),
+               (SELECT coalesce(sum(length(envelopes.bytes)), 0) FROM envelopes
+                WHERE envelopes.mailbox = kept.mailbox AND hidden IS NULL),
                (SELECT count(*) FROM pages
                 WHERE pages.mailbox = kept.mailbox AND hidden IS NULL),
                (SELECT coalesce(sum(length(pages.bytes)), 0) FROM pages

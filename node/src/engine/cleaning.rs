@@ -1,10 +1,12 @@
 //! Dropping what is past its date, a bounded number of rows at once.
 
+use pumasi_protocol::envelope::CapabilityId;
 use pumasi_protocol::locator::LOCATOR_LIFE;
 use pumasi_protocol::mailbox::{ERASE_AFTER, RETENTION_MAX};
 use pumasi_protocol::types::{AccountId, DAY, EnvelopeId, SECOND};
 use rusqlite::params;
 
+use super::sets::Moved;
 use super::statements::PRIVATE;
 use super::{Engine, blob};
 use crate::error::Result;
@@ -47,9 +49,9 @@ impl Engine {
                 self.left_inbox(
                     &AccountId(mailbox),
                     &EnvelopeId(envelope),
-                    &capability,
+                    CapabilityId(capability),
                     size,
-                )?;
+                );
             }
         }
         let before = |age: u64| now.saturating_sub(age);
@@ -196,13 +198,8 @@ impl Engine {
             if kind == PRIVATE {
                 continue;
             }
-            let sets = match self.kept.get_mut(&AccountId(mailbox)) {
-                Some(kept) => Some(&mut kept.sets),
-                None => self.due.own_sets.get_mut(&AccountId(mailbox)),
-            };
-            if let Some(sets) = sets {
-                sets.statements.remove(&hash);
-                sets.statement_count = sets.statement_count.saturating_sub(1);
+            if let Some(sets) = self.sets_in_memory(&AccountId(mailbox)) {
+                sets.statement(Moved::Out, &hash);
             }
         }
         Ok(())

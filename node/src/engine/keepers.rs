@@ -536,7 +536,8 @@ impl Engine {
     /// Mailboxes kept here: for the owner of the node.
     pub(crate) fn kept_count(&self) -> Result<(u64, u64)> {
         Ok(self.db.query_row(
-            "SELECT count(*), coalesce(sum(items), 0) FROM kept",
+            "SELECT count(*), (SELECT count(*) FROM envelopes e JOIN kept k ON k.mailbox = e.mailbox
+               WHERE e.hidden IS NULL) FROM kept",
             [],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?)

@@ -12,8 +12,8 @@ use pumasi_protocol::wire::{Frame, Request, Set};
 use rand::Rng as _;
 use rusqlite::params;
 
-use super::keeping::Sets;
 use super::outgoing::WINDOW;
+use super::sets::Sets;
 use super::{Effect, Engine, blob, one};
 use crate::error::Result;
 

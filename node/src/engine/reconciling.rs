@@ -10,7 +10,6 @@ use pumasi_protocol::types::{AccountId, EnvelopeId, Hash, NodeId, SECOND, Time};
 use pumasi_protocol::wire::{BATCH_BYTES, Frame, Parcel, Request, Response, Set};
 use rusqlite::params;
 
-use super::keeping::Sets;
 use super::peers::Purpose;
 use super::{Engine, blob, one};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,17 +22,6 @@ const RECENT: u64 = 600 * SECOND;
 const FULL_EVERY: u64 = 60 * SECOND;
 
 impl Engine {
-    pub(super) fn sets(&mut self, mailbox: &AccountId) -> Result<Option<Sets>> {
-        if self.accounts.contains_key(mailbox) || self.restoring.contains_key(mailbox) {
-            if !self.due.own_sets.contains_key(mailbox) {
-                let sets = self.load_sets(mailbox)?;
-                self.due.own_sets.insert(*mailbox, sets);
-            }
-            return Ok(self.due.own_sets.get(mailbox).cloned());
-        }
-        Ok(self.kept_mut(mailbox)?.map(|kept| kept.sets.clone()))
-    }
-
     /// Whether a node has a part in a mailbox: its owner's home or one of its keepers.
     pub(super) fn takes_part(&mut self, mailbox: &AccountId, node: &NodeId) -> Result<bool> {
         if let Some(own) = self.accounts.get(mailbox) {
@@ -98,12 +86,13 @@ impl Engine {
         let Some(sets) = self.sets(&mailbox)? else {
             return Ok(());
         };
+        let [statements, envelopes, archive] = sets.hashes();
         let request = Request::Digest {
             mailbox,
             record,
-            statements: sets.statements.hash(sets.statement_count),
-            envelopes: sets.envelopes.hash(sets.envelope_count),
-            archive: sets.archive.hash(sets.archive_count),
+            statements,
+            envelopes,
+            archive,
         };
         self.ask(node, request, Purpose::Compare(mailbox));
         Ok(())
@@ -132,10 +121,11 @@ impl Engine {
         let Some(sets) = self.sets(&mailbox)? else {
             return Ok(no_part());
         };
+        let ours = sets.hashes();
         Ok(Response::Digest {
-            statements: sets.statements.hash(sets.statement_count) != statements,
-            envelopes: sets.envelopes.hash(sets.envelope_count) != envelopes,
-            archive: sets.archive.hash(sets.archive_count) != archive,
+            statements: ours[0] != statements,
+            envelopes: ours[1] != envelopes,
+            archive: ours[2] != archive,
         })
     }
 

@@ -11,6 +11,7 @@ use pumasi_protocol::types::{AccountId, EnvelopeId, NodeId};
 use pumasi_protocol::wire::{Frame, Refused, Response};
 use rusqlite::params;
 
+use super::sets::Moved;
 use super::{Engine, one};
 use crate::error::Result;
 
@@ -152,7 +153,7 @@ impl Engine {
             if kept {
                 let usage = self
                     .kept_mut(&mailbox)?
-                    .map(|kept| kept.archive)
+                    .map(|kept| kept.sets.archive)
                     .unwrap_or_default();
                 let bytes = usage.bytes.saturating_add(signed.bytes().len() as u64);
                 if usage.items >= ARCHIVE_PAGES || bytes > ARCHIVE_BYTES {
@@ -203,7 +204,7 @@ impl Engine {
                 bytes
             ])?;
         if !replaced {
-            self.count_page(&mailbox, &id, bytes.len() as u64, true);
+            self.count_page(&mailbox, &id, bytes.len() as u64, Moved::In);
         }
         for envelope in &page.covers {
             self.db
@@ -229,33 +230,15 @@ impl Engine {
             self.db
                 .prepare_cached("UPDATE pages SET hidden = ?2 WHERE id = ?1")?
                 .execute(params![row, self.now.0])?;
-            self.count_page(&mailbox, &EnvelopeId(page), size, false);
+            self.count_page(&mailbox, &EnvelopeId(page), size, Moved::Out);
         }
         Ok(())
     }
 
     /// Counts a page into a mailbox's sets and quota, or out of them.
-    fn count_page(&mut self, mailbox: &AccountId, id: &EnvelopeId, size: u64, more: bool) {
-        let sets = match self.kept.get_mut(mailbox) {
-            Some(kept) => {
-                if more {
-                    kept.archive.items += 1;
-                    kept.archive.bytes += size;
-                } else {
-                    kept.archive.items = kept.archive.items.saturating_sub(1);
-                    kept.archive.bytes = kept.archive.bytes.saturating_sub(size);
-                }
-                Some(&mut kept.sets)
-            }
-            None => self.due.own_sets.get_mut(mailbox),
-        };
-        let Some(sets) = sets else { return };
-        if more {
-            sets.archive.add(&id.0);
-            sets.archive_count += 1;
-        } else {
-            sets.archive.remove(&id.0);
-            sets.archive_count = sets.archive_count.saturating_sub(1);
+    fn count_page(&mut self, mailbox: &AccountId, id: &EnvelopeId, size: u64, moved: Moved) {
+        if let Some(sets) = self.sets_in_memory(mailbox) {
+            sets.page(moved, &id.0, size);
         }
     }
 

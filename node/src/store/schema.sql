@@ -188,8 +188,6 @@ CREATE TABLE capabilities (
   capability BLOB NOT NULL,
   tag_key    BLOB NOT NULL,
   revoked    INTEGER NOT NULL DEFAULT 0,
-  items      INTEGER NOT NULL DEFAULT 0,
-  bytes      INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (mailbox, capability)
 ) STRICT, WITHOUT ROWID;
 
@@ -199,8 +197,6 @@ CREATE TABLE kept (
   contact INTEGER NOT NULL,          -- kept for a contact, else for a newcomer
   record  BLOB NOT NULL,             -- Signed<AccountRecord>
   keys    BLOB NOT NULL,             -- Signed<KeyBundle>
-  items   INTEGER NOT NULL DEFAULT 0,
-  bytes   INTEGER NOT NULL DEFAULT 0,
   since   INTEGER NOT NULL,
   ended   INTEGER                    -- since when the record does not name this node
 ) STRICT, WITHOUT ROWID;

@@ -31,6 +31,14 @@ impl Engine {
         if !self.db.is_autocommit() { let _ = self.db.execute_batch(\"ROLLBACK\"); }
         self.db
     }
+    /// Mailboxes whose running digests and sums are not those of their rows.
+    pub(crate) fn miscounted(&self) -> Vec<AccountId> {
+        let kept = self.kept.iter().map(|(id, kept)| (id, &kept.sets));
+        kept.chain(self.due.own_sets.iter().filter(|(id, _)| !self.kept.contains_key(*id)))
+            .filter(|(id, sets)| self.load_sets(id).ok().as_ref() != Some(*sets))
+            .map(|(id, _)| *id)
+            .collect()
+    }
     /// Own accounts.
     pub(crate) fn own_accounts(&self) -> impl Iterator<Item = (&AccountId, &Own)> { self.accounts.iter() }
     /// Whether an account may sign, in a word.

@@ -420,30 +420,28 @@ impl World {
         }
     }
 
-    /// R1: what a keeper counts is what it holds.
+    /// R1: what a node counts of a mailbox is what it holds.
     fn judge_counts(&mut self) {
-        let mut wrong = None;
-        for (node, machine) in self.machines.iter().enumerate() {
+        for node in 0..self.machines.len() {
+            let machine = &self.machines[node];
             if machine.standing != Standing::Up || machine.liar {
                 continue;
             }
-            let Some(db) = machine.committed() else {
-                continue;
-            };
-            let off: rusqlite::Result<u64> = db.query_row(
-                "SELECT count(*) FROM kept k WHERE k.items <>
-                   (SELECT count(*) FROM envelopes e WHERE e.mailbox = k.mailbox AND e.hidden IS NULL)",
-                [],
-                |row| row.get(0),
-            );
-            if off != Ok(0) {
-                wrong = Some(format!(
-                    "machine {node} counts the items of {off:?} mailboxes wrongly"
-                ));
+            let wrong = machine
+                .engine
+                .as_ref()
+                .map(crate::engine::Engine::miscounted)
+                .unwrap_or_default();
+            if !wrong.is_empty() {
+                let whose: Vec<Option<usize>> = wrong
+                    .iter()
+                    .map(|id| self.people.iter().position(|person| person.id == *id))
+                    .collect();
+                return self.fail(
+                    "R1",
+                    format!("machine {node} counts the mailboxes of persons {whose:?} wrongly"),
+                );
             }
-        }
-        if let Some(what) = wrong {
-            self.fail("R1", what);
         }
     }
 }

@@ -559,10 +559,8 @@ fn a_keeper_away_for_a_day_and_for_an_epoch_is_level_within_ten_seconds() {
     let back = net.now;
     let digests = |net: &mut Net, node: usize| {
         let sets = net.members[node].engine.sets(&ids[0]).unwrap().unwrap();
-        (
-            sets.statements.hash(sets.statement_count),
-            sets.archive.hash(sets.archive_count),
-        )
+        let [statements, _, archive] = sets.hashes();
+        (statements, archive)
     };
     loop {
         if digests(&mut net, away) == digests(&mut net, home) {
