@@ -74,6 +74,9 @@ impl Engine {
             };
             if entry.keys.is_none() || entry.sessions.is_empty() {
                 self.ask_for_keys(account, contact)?;
+            } else {
+                // The contact began a session meanwhile: what waited can be sealed.
+                self.seal_waiting(account, contact)?;
             }
         }
         Ok(())
