@@ -307,16 +307,15 @@ impl Engine {
         if now_safe && !safe {
             news.insert(0, "message.safe");
         }
-        if outgoing {
+        // A mark says that a message was safe, and how far it came. What arrived and was never safe has
+        // none: a restore sends it once more, and its reader shows it once.
+        if outgoing && now_safe && (after > before || !safe) {
             let mark = match after {
-                State::Saved | State::OneBuilding => None,
-                State::Safe => Some(Mark::Safe),
-                State::Delivered => Some(Mark::Delivered),
-                State::Read => Some(Mark::Read),
+                State::Saved | State::OneBuilding | State::Safe => Mark::Safe,
+                State::Delivered => Mark::Delivered,
+                State::Read => Mark::Read,
             };
-            if let Some(mark) = mark.filter(|_| after > before) {
-                self.archive_mark(account, mark, message);
-            }
+            self.archive_mark(account, mark, message);
         }
         if news.is_empty() {
             return Ok(());

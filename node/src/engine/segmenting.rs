@@ -161,11 +161,11 @@ impl Engine {
         let mut records = vec![Record::Name(own.name.clone())];
         let current = run.epoch == own.archive.volume.epoch;
         let place = params![account.0, run.epoch, run.first, run.last];
-        type Text = ([u8; 32], Vec<u8>, u64, u8, bool);
+        type Text = ([u8; 32], Vec<u8>, u64, u8, bool, bool);
         let texts: Vec<Text> = self
             .db
             .prepare_cached(
-                "SELECT message, content, time, state, outgoing FROM messages
+                "SELECT message, content, time, state, outgoing, safe FROM messages
                  WHERE account = ?1 AND volume = ?2 AND page BETWEEN ?3 AND ?4 AND kind = 0
                  ORDER BY id",
             )?
@@ -176,14 +176,15 @@ impl Engine {
                     row.get(2)?,
                     row.get(3)?,
                     row.get(4)?,
+                    row.get(5)?,
                 ))
             })?
             .collect::<rusqlite::Result<_>>()?;
-        for (message, content, shown, state, outgoing) in texts {
+        for (message, content, shown, state, outgoing, safe) in texts {
             records.push(Record::Text(Box::new(ArchivedText {
                 content: content.into(),
                 shown: Time(shown),
-                mark: mark_of(State::from_code(state), outgoing),
+                mark: mark_of(State::from_code(state), outgoing, safe),
                 call: self.call_for(&account, "message", &message)?,
             })));
         }
@@ -232,24 +233,24 @@ impl Engine {
         records: &mut Vec<Record>,
     ) -> Result<()> {
         let place = [run.first, run.last];
-        let marked: Vec<([u8; 32], u8, bool)> = self
+        let marked: Vec<([u8; 32], u8, bool, bool)> = self
             .db
             .prepare_cached(
-                "SELECT message, state, outgoing FROM messages
+                "SELECT message, state, outgoing, safe FROM messages
                  WHERE account = ?1 AND marked > 0 AND marked BETWEEN ?2 AND ?3
                    AND NOT (kind = 0 AND volume = ?4 AND page BETWEEN ?2 AND ?3)",
             )?
             .query_map(params![account.0, place[0], place[1], run.epoch], |row| {
-                Ok((blob(row, 0)?, row.get(1)?, row.get(2)?))
+                Ok((blob(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?))
             })?
             .collect::<rusqlite::Result<_>>()?;
         for mark in [Mark::Safe, Mark::Delivered, Mark::Read] {
             let messages: Vec<MessageId> = marked
                 .iter()
-                .filter(|(_, state, outgoing)| {
-                    mark_of(State::from_code(*state), *outgoing) == Some(mark)
+                .filter(|(_, state, outgoing, safe)| {
+                    mark_of(State::from_code(*state), *outgoing, *safe) == Some(mark)
                 })
-                .map(|(message, _, _)| MessageId(*message))
+                .map(|(message, _, _, _)| MessageId(*message))
                 .collect();
             for messages in messages.chunks(IDS_MAX) {
                 records.push(Record::Marks {
@@ -357,12 +358,13 @@ impl Engine {
     }
 }
 
-/// What the archive says of a state.
-const fn mark_of(state: State, outgoing: bool) -> Option<Mark> {
-    match state {
-        State::Read => Some(Mark::Read),
-        State::Delivered if outgoing => Some(Mark::Delivered),
-        State::Safe if outgoing => Some(Mark::Safe),
-        _ => None,
+/// What the archive says of a state. Of an own message: only when it was safe.
+const fn mark_of(state: State, outgoing: bool, safe: bool) -> Option<Mark> {
+    match (outgoing, state) {
+        (true, _) if !safe => None,
+        (_, State::Read) => Some(Mark::Read),
+        (true, State::Delivered) => Some(Mark::Delivered),
+        (true, _) => Some(Mark::Safe),
+        (false, _) => None,
     }
 }
