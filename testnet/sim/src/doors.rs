@@ -39,6 +39,10 @@ impl Engine {
             .map(|(id, _)| *id)
             .collect()
     }
+    /// Digests of what is held of a mailbox, from its rows.
+    pub(crate) fn holdings(&self, mailbox: &AccountId) -> Option<[pumasi_protocol::types::Hash; 3]> {
+        self.load_sets(mailbox).ok().map(|sets| sets.hashes())
+    }
     /// Own accounts.
     pub(crate) fn own_accounts(&self) -> impl Iterator<Item = (&AccountId, &Own)> { self.accounts.iter() }
     /// Whether an account may sign, in a word.
@@ -146,12 +150,20 @@ impl Engine {
         file: "node/src/store.rs",
         at: "",
         text: "
-/// A database in memory under a name, with the schema brought up to date.
-pub(crate) fn open_in_memory(uri: &str) -> Result<Connection> {
-    let db = Connection::open(uri)?;
+/// A database in memory, with the schema brought up to date.
+pub(crate) fn open_in_memory() -> Result<Connection> {
+    let db = Connection::open_in_memory()?;
     settings(&db)?;
     migrate(&db, Path::new(\"memory\"))?;
     Ok(db)
+}
+
+/// A copy of a database in memory as it is committed now.
+pub(crate) fn copy_in_memory(db: &Connection, uri: &str) -> Result<Connection> {
+    let copy = Connection::open(uri)?;
+    db.execute(\"VACUUM INTO ?1\", [uri])?;
+    settings(&copy)?;
+    Ok(copy)
 }
 ",
     },
