@@ -12,6 +12,7 @@ use rusqlite::params;
 
 use super::keeping::Sets;
 use super::peers::Purpose;
+use super::shelving::Shelf;
 use super::{Engine, blob, one};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -98,14 +99,20 @@ impl Engine {
         let Some(sets) = self.sets(&mailbox)? else {
             return Ok(());
         };
+        let archive = sets.archive.hash(sets.archive_count);
         let request = Request::Digest {
             mailbox,
             record,
             statements: sets.statements.hash(sets.statement_count),
             envelopes: sets.envelopes.hash(sets.envelope_count),
-            archive: sets.archive.hash(sets.archive_count),
+            archive,
+            sign: self.wants_shelf(&mailbox, &node, archive)?,
         };
-        self.ask(node, request, Purpose::Compare(mailbox));
+        let asked = Shelf {
+            pages: archive,
+            at: self.now,
+        };
+        self.ask(node, request, Purpose::Compare(mailbox, asked));
         Ok(())
     }
 
@@ -115,6 +122,7 @@ impl Engine {
         mailbox: AccountId,
         theirs: RecordVersion,
         [statements, envelopes, archive]: [Hash; 3],
+        sign: bool,
     ) -> Result<Response> {
         let ours = self.version(&mailbox)?;
         if theirs < ours && theirs > RecordVersion::default() {
@@ -132,10 +140,17 @@ impl Engine {
         let Some(sets) = self.sets(&mailbox)? else {
             return Ok(no_part());
         };
+        let level = sets.archive.hash(sets.archive_count) == archive;
+        let shelf = if sign && level {
+            self.sign_shelf(&mailbox, archive)?
+        } else {
+            None
+        };
         Ok(Response::Digest {
             statements: sets.statements.hash(sets.statement_count) != statements,
             envelopes: sets.envelopes.hash(sets.envelope_count) != envelopes,
-            archive: sets.archive.hash(sets.archive_count) != archive,
+            archive: !level,
+            shelf,
         })
     }
 
@@ -199,8 +214,6 @@ impl Engine {
         }
         if archive {
             self.begin_since(mailbox, node, Set::Archive, since)?;
-        } else {
-            self.claims_pages(mailbox, node);
         }
         Ok(())
     }

@@ -132,9 +132,9 @@ impl Engine {
             // Who comes changes nothing about who must be there.
             Some(&placeholder()),
         ) else {
-            return Ok(Err(
-                "too few other keepers are left that hold everything: it cannot be replaced before they are filled, or before the account is restored with its words (pumasi restore)".into(),
-            ));
+            return Ok(Err(format!(
+                "too few other keepers are left that hold everything: it cannot be replaced before they are filled. {WORDS_GO_ON}"
+            )));
         };
         let needed = fence(&next, copies);
         let able = next
@@ -191,6 +191,13 @@ impl Engine {
     pub(super) fn let_go(&mut self, account: AccountId, node: NodeId) -> Result<()> {
         if let Some(shared) = self.due.sharing.get_mut(&node) {
             shared.remove(&account);
+        }
+        for table in ["failed_keepers", "shelf_receipts"] {
+            self.db
+                .prepare_cached(&format!(
+                    "DELETE FROM {table} WHERE account = ?1 AND keeper = ?2"
+                ))?
+                .execute(params![account.0, node.0])?;
         }
         if self.due.repairs.gone.remove(&(account, node)).is_some() {
             let until = self.now.plus(GONE_FOR);

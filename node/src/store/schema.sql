@@ -163,6 +163,26 @@ CREATE TABLE receipt_items (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX receipt_items_receipt ON receipt_items (receipt);
 
+-- The last shelf receipt of each keeper: it signed that it holds every page of an own account's archive
+-- that was live when it was asked.
+CREATE TABLE shelf_receipts (
+  account BLOB NOT NULL,
+  keeper  BLOB NOT NULL,
+  pages   BLOB NOT NULL,             -- hash over the set
+  asked   INTEGER NOT NULL,
+  until   INTEGER NOT NULL,
+  bytes   BLOB NOT NULL,
+  PRIMARY KEY (account, keeper)
+) STRICT, WITHOUT ROWID;
+
+-- Keepers of own accounts that could not prove that they hold what they signed for. A row goes when the
+-- keeper is listed no more.
+CREATE TABLE failed_keepers (
+  account BLOB NOT NULL,
+  keeper  BLOB NOT NULL,
+  PRIMARY KEY (account, keeper)
+) STRICT, WITHOUT ROWID;
+
 -- What owners said about their mailboxes: own accounts' and kept ones'.
 CREATE TABLE statements (
   id      INTEGER PRIMARY KEY AUTOINCREMENT,
