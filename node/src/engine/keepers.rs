@@ -420,7 +420,7 @@ impl Engine {
     }
 
     /// What stands in the way of enough keepers.
-    fn missing(&self, account: &AccountId) -> Result<Option<String>> {
+    pub(super) fn missing(&self, account: &AccountId) -> Result<Option<String>> {
         let have = self.own(account)?.record.record.keepers.len();
         if have >= KEEPERS {
             return Ok(None);

@@ -220,6 +220,8 @@ pub(super) struct Due {
     pub(super) attest: Time,
     /// How far back mailboxes are compared with which node.
     pub(super) windows: BTreeMap<(AccountId, NodeId), Window>,
+    /// New devices of accounts that live here, and were restored elsewhere.
+    pub(super) successors: BTreeMap<AccountId, CheckedRecord>,
     /// Restores that ended, until they are begun again.
     pub(super) restored: BTreeMap<AccountId, crate::view::RestoreView>,
     /// Keepers that are gone, and those that take their place.

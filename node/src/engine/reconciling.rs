@@ -35,10 +35,10 @@ impl Engine {
         Ok(self.kept_mut(mailbox)?.map(|kept| kept.sets.clone()))
     }
 
-    /// Whether a node has a part in a mailbox: its owner's home or one of its keepers.
+    /// Whether a node has a part in a mailbox: its owner's home, also the next one, or one of its keepers.
     pub(super) fn takes_part(&mut self, mailbox: &AccountId, node: &NodeId) -> Result<bool> {
         if let Some(own) = self.accounts.get(mailbox) {
-            return Ok(own.record.keeper(node).is_some());
+            return Ok(own.record.keeper(node).is_some() || self.is_successor(mailbox, node));
         }
         if let Some(restoring) = self.restoring.get(mailbox) {
             return Ok(restoring.reads_from(node));

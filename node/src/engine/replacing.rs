@@ -35,6 +35,9 @@ const STATEMENTS_FRESH: u64 = 30 * DAY;
 /// A keeper that failed or refused is not asked again for this long.
 pub(super) const GONE_FOR: u64 = 60 * 60 * SECOND;
 
+/// What to do when too few keepers are left for a change of the list.
+const WORDS_GO_ON: &str = "If they burned, only the account's 24 words go on: run `pumasi restore` with an empty data directory, here or on another machine, and an address of this node behind --bootstrap, while this node runs";
+
 /// Why a keeper counts as gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gone {
@@ -145,7 +148,7 @@ impl Engine {
             .count();
         Ok(if able < needed {
             Err(format!(
-                "{able} of the {needed} other keepers that are needed for it can be reached. If the others burned, too, only a restore with the words goes on (pumasi restore)"
+                "{able} of the {needed} other keepers that are needed for it can be reached. {WORDS_GO_ON}"
             ))
         } else {
             Ok(())
