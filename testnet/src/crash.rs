@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::Serialize;
@@ -16,9 +16,10 @@ use crate::images;
 use crate::layout::Layout;
 use crate::network::RunDirectory;
 use crate::options::CrashOptions;
-use crate::process::{Process, Stopped, stopped};
+use crate::process::Process;
 use crate::storm::{Storm, Weather};
-use crate::table::{Paint, Table, say, thousands};
+use crate::table::{Table, say, thousands};
+use crate::trial::{self, Finding};
 
 /// The node that crashes; the first one is where others begin.
 const VICTIM: usize = 1;
@@ -76,52 +77,15 @@ pub(crate) async fn run(options: CrashOptions) -> Result<bool> {
         cfg!(target_os = "linux"),
         "crash works on Linux only: it puts a library of its own before the system's"
     );
-    let mut run = RunDirectory::new("crash")?;
-    let result = tokio::select! {
-        result = crash(&options, &run) => result,
-        error = stopped() => Err(error),
-    };
-    let outcome = match result {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            if !error.is::<Stopped>() {
-                run.keep();
-                say(&format!(
-                    "  Logs and data are kept in {}",
-                    run.path().display()
-                ));
-            }
-            return Err(error);
-        }
-    };
-    if let Some(file) = &options.json {
-        let json = serde_json::to_string_pretty(&outcome)?;
-        std::fs::write(file, json + "\n")
-            .with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    show(&outcome);
-    if !verdict(&outcome.broken) {
-        run.keep();
-        say(&format!(
-            "  Logs and data are kept in {}",
-            run.path().display()
-        ));
-    }
-    Ok(outcome.ok)
-}
-
-/// Says whether all held; each broken promise in a sentence.
-pub(crate) fn verdict(broken: &[String]) -> bool {
-    let paint = Paint::for_stdout();
-    for sentence in broken {
-        say(&paint.red(&format!("  ! {sentence}")));
-    }
-    if broken.is_empty() {
-        say(&paint.green("  ok: everything promised held"));
-    } else {
-        say(&paint.red(&format!("  {} promises did not hold", broken.len())));
-    }
-    broken.is_empty()
+    trial::run("crash", options.trial.json.as_deref(), async |run| {
+        let outcome = crash(&options, run).await?;
+        Ok(Finding {
+            table: table(&outcome),
+            json: serde_json::to_value(&outcome)?,
+            broken: outcome.broken,
+        })
+    })
+    .await
 }
 
 async fn crash(options: &CrashOptions, run: &RunDirectory) -> Result<Outcome> {
@@ -132,7 +96,7 @@ async fn crash(options: &CrashOptions, run: &RunDirectory) -> Result<Outcome> {
     );
     let faults = Faults::compile(run.path())?;
     let mut outcome = Outcome {
-        seed: options.seed,
+        seed: options.trial.seed,
         ..Outcome::default()
     };
     let images = options
@@ -144,7 +108,7 @@ async fn crash(options: &CrashOptions, run: &RunDirectory) -> Result<Outcome> {
     loop {
         let path = run.path().join(format!("{round}"));
         std::fs::create_dir(&path)?;
-        let seed = options.seed.wrapping_add(round << 32);
+        let seed = options.trial.seed.wrapping_add(round << 32);
         let layout = Layout::even(NODES, NODES, ACCOUNTS * 6, &format!("crash-{seed}"));
         let points = if done == 0 {
             ROUND
@@ -202,7 +166,7 @@ async fn crash(options: &CrashOptions, run: &RunDirectory) -> Result<Outcome> {
             outcome.images = images::check(
                 &recorded,
                 images,
-                options.seed,
+                options.trial.seed,
                 run.path(),
                 &mut outcome.broken,
             )
@@ -247,7 +211,7 @@ async fn calibrate(storm: &mut Storm, faults: &Faults) -> Result<u64> {
 
 /// Which fault at which write, in the order of the run.
 fn points_of(options: &CrashOptions, writes: u64) -> Vec<(Fault, u64)> {
-    let mut rng = StdRng::seed_from_u64(options.seed ^ 0x43_5241_5348);
+    let mut rng = StdRng::seed_from_u64(options.trial.seed ^ 0x43_5241_5348);
     let wanted = match (options.points, options.quick) {
         (Some(points), _) => points.max(1),
         (None, true) => QUICK_POINTS,
@@ -354,7 +318,7 @@ async fn point(
     Ok(())
 }
 
-fn show(outcome: &Outcome) {
+fn table(outcome: &Outcome) -> Table {
     let mut table = Table::new(&["", "points", "ended within ms"]);
     for (what, points) in &outcome.points {
         table.row([
@@ -388,14 +352,13 @@ fn show(outcome: &Outcome) {
             String::new(),
         ]);
     }
-    for line in table.lines(Paint::for_stdout()) {
-        say(&line);
-    }
+    table
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::TrialOptions;
 
     fn options(quick: bool, points: Option<usize>) -> CrashOptions {
         CrashOptions {
@@ -403,8 +366,10 @@ mod tests {
             points,
             images: None,
             rate: 60,
-            seed: 7,
-            json: None,
+            trial: TrialOptions {
+                seed: 7,
+                json: None,
+            },
         }
     }
 
