@@ -329,8 +329,11 @@ impl Engine {
         let signed = self
             .db
             .prepare_cached(
+                // A page of the very moment of the question is not counted as meant by it.
                 "SELECT 1 FROM shelf_receipts
-                 WHERE account = ?1 AND keeper = ?2 AND pages = ?3 AND until > ?4",
+                 WHERE account = ?1 AND keeper = ?2 AND pages = ?3 AND until > ?4
+                   AND NOT EXISTS (SELECT 1 FROM pages
+                     WHERE mailbox = ?1 AND hidden IS NULL AND time >= asked)",
             )?
             .exists(params![account.0, keeper.0, pages.0, fresh.0])?;
         Ok(!signed)

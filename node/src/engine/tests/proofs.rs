@@ -1,5 +1,6 @@
 //! Stories of proofs: what keepers have signed for, what that is worth in a drill, and who failed.
 
+use pumasi_protocol::archive::Record;
 use pumasi_protocol::crypto::{Signed, SigningKey};
 use pumasi_protocol::mailbox::{RETENTION_MAX, ShelfReceipt};
 use pumasi_protocol::types::{AccountId, Hash, NodeId};
@@ -29,6 +30,26 @@ fn every_keeper_signs_for_the_whole_archive_whoever_answers_first() {
     net.restart(0);
     let view = report(&net, ids[0]);
     assert!(view.keepers.iter().all(|keeper| keeper.pages == view.pages));
+}
+
+#[test]
+fn a_page_of_the_very_moment_of_the_question_is_signed_for_by_all_in_the_end() {
+    let (mut net, ids) = Net::with_spares(220, &[]);
+    net.run(60_000);
+    let me = ids[0];
+    net.call(0, move |engine| {
+        engine.archive(me, Record::Name("hana".into()));
+        Ok(())
+    })
+    .unwrap();
+    for keeper in keepers(&net, 0, me) {
+        net.call(0, move |engine| engine.compare(me, keeper.place.node))
+            .unwrap();
+    }
+    net.until("all three have signed for every page", 60, |net| {
+        let view = report(net, me);
+        view.keepers.iter().all(|keeper| keeper.pages == view.pages)
+    });
 }
 
 #[test]
