@@ -125,7 +125,7 @@ fn flipped_bits_cut_files_and_foreign_files_are_refused() {
         change(&path, |bytes| bytes[at] ^= 0x10);
         let said = refusal(&data);
         assert!(
-            said.contains("do not match their checksums"),
+            said.contains("does not match its checksum"),
             "{at}: {said}"
         );
         change(&path, |bytes| bytes.clone_from(&whole));
