@@ -124,10 +124,7 @@ fn flipped_bits_cut_files_and_foreign_files_are_refused() {
     for at in [0, 18, 30, 5_000, whole.len() / 2, whole.len() - 1] {
         change(&path, |bytes| bytes[at] ^= 0x10);
         let said = refusal(&data);
-        assert!(
-            said.contains("does not match its checksum"),
-            "{at}: {said}"
-        );
+        assert!(said.contains("does not match its checksum"), "{at}: {said}");
         change(&path, |bytes| bytes.clone_from(&whole));
     }
     change(&path, |bytes| bytes.truncate(whole.len() - 5_000));

@@ -264,23 +264,9 @@ impl Engine {
 
     fn view(&self, mailbox: &AccountId, set: Set, since: Time) -> Result<SetView> {
         let since = i64::try_from(since.0).unwrap_or(i64::MAX);
-        let sql = match set {
-            Set::Statements => {
-                "SELECT time, hash FROM statements
-                 WHERE mailbox = ?1 AND time >= ?2 AND lasting < 2"
-            }
-            Set::Envelopes => {
-                "SELECT created, envelope FROM envelopes
-                 WHERE mailbox = ?1 AND created >= ?2 AND hidden IS NULL"
-            }
-            Set::Archive => {
-                "SELECT time, page FROM pages
-                 WHERE mailbox = ?1 AND time >= ?2 AND hidden IS NULL"
-            }
-        };
         let items: Vec<Item> = self
             .db
-            .prepare_cached(sql)?
+            .prepare_cached(items_sql(set))?
             .query_map(params![mailbox.0, since], |row| {
                 Ok(Item {
                     time: Time(row.get(0)?),
@@ -482,6 +468,25 @@ impl Engine {
             );
         }
         Ok(())
+    }
+}
+
+/// The items of a set. An index holds each answer whole: read row by row from the tables, a mailbox
+/// would be read from the disk with all its contents at every comparison after a reconnect.
+pub(super) const fn items_sql(set: Set) -> &'static str {
+    match set {
+        Set::Statements => {
+            "SELECT time, hash FROM statements
+             WHERE mailbox = ?1 AND time >= ?2 AND lasting < 2"
+        }
+        Set::Envelopes => {
+            "SELECT created, envelope FROM envelopes
+             WHERE mailbox = ?1 AND created >= ?2 AND hidden IS NULL"
+        }
+        Set::Archive => {
+            "SELECT time, page FROM pages
+             WHERE mailbox = ?1 AND time >= ?2 AND hidden IS NULL"
+        }
     }
 }
 

@@ -192,7 +192,7 @@ CREATE TABLE statements (
   lasting INTEGER NOT NULL,          -- 0: passing; 1: grants, revocations; 2: for one sender only
   bytes   BLOB NOT NULL
 ) STRICT;
-CREATE INDEX statements_mailbox ON statements (mailbox, time);
+CREATE INDEX statements_mailbox ON statements (mailbox, time, lasting, hash);
 CREATE INDEX statements_time ON statements (time) WHERE lasting <> 1;
 -- Envelopes that their owner has acknowledged, and by which statement.
 CREATE TABLE acknowledged (
@@ -238,7 +238,7 @@ CREATE TABLE envelopes (
   seals      BLOB NOT NULL,          -- names of the seal keys it needs, 16 bytes each
   bytes      BLOB NOT NULL
 ) STRICT;
-CREATE INDEX envelopes_live ON envelopes (mailbox, created) WHERE hidden IS NULL;
+CREATE INDEX envelopes_live ON envelopes (mailbox, created, envelope, hidden) WHERE hidden IS NULL;
 CREATE INDEX envelopes_hidden ON envelopes (hidden) WHERE hidden IS NOT NULL AND covered = 1;
 CREATE INDEX envelopes_expires ON envelopes (expires);
 CREATE TABLE encapsulations (
@@ -270,7 +270,7 @@ CREATE TABLE pages (
   hidden    INTEGER,                 -- when a segment took its place
   bytes     BLOB NOT NULL            -- Signed<Page>
 ) STRICT;
-CREATE INDEX pages_live ON pages (mailbox, time) WHERE hidden IS NULL;
+CREATE INDEX pages_live ON pages (mailbox, time, page, hidden) WHERE hidden IS NULL;
 CREATE INDEX pages_place ON pages (mailbox, epoch, number);
 CREATE INDEX pages_runs ON pages (mailbox, run_epoch, run_first) WHERE run_epoch IS NOT NULL;
 CREATE INDEX pages_hidden ON pages (hidden) WHERE hidden IS NOT NULL;
