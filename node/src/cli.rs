@@ -229,7 +229,10 @@ fn dispatch(cli: Cli, by_flag: bool, out: Out) -> Result<ExitCode> {
         )
     };
     match command {
-        Command::Run(given) => daemon::run(&load(given)?)?,
+        Command::Run(given) => {
+            let config = load(given)?;
+            daemon::run(&config).map_err(|error| restore::with_way_back(error, &config))?;
+        }
         Command::Init(init) => {
             // The passphrase may be meant for a new key: that is init's own flag.
             let config = load(Given::of_environment(&[]))?;
@@ -240,7 +243,8 @@ fn dispatch(cli: Cli, by_flag: bool, out: Out) -> Result<ExitCode> {
             wait_for(async {
                 let daemon = running(&global, &load, &config, out).await?;
                 restore::restore(&restore, &config, daemon, out).await
-            })??;
+            })?
+            .map_err(|error| restore::with_way_back(error, &config))?;
         }
         Command::Config(settings) => {
             settings.run(global.config.as_deref(), load, out)?;

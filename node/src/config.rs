@@ -466,6 +466,35 @@ impl Config {
         })
     }
 
+    /// What of the settings stands in no file that everybody finds, as flags: so that a command that is
+    /// shown can be typed as it stands. Begins with a space where there is any.
+    pub(crate) fn as_flags(&self) -> String {
+        let mut flags = String::new();
+        if let Some(file) = &self.file {
+            flags.push_str(&format!(" --config {}", quoted(&file.to_string_lossy())));
+        }
+        for key in KEYS {
+            let Some((value, origin)) = self.values.get(&key.id()) else {
+                continue;
+            };
+            if matches!(origin, Origin::Default | Origin::File(_)) {
+                continue;
+            }
+            let texts = match value {
+                Value::Array(items) => items.iter().filter_map(Value::as_str).collect(),
+                Value::String(text) => vec![text.as_str()],
+                other => {
+                    flags.push_str(&format!(" --{} {other}", key.flag));
+                    continue;
+                }
+            };
+            for text in texts {
+                flags.push_str(&format!(" --{} {}", key.flag, quoted(text)));
+            }
+        }
+        flags
+    }
+
     /// Every key with its value as in TOML and where it came from, in the order of the example.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (String, String, &Origin)> {
         KEYS.iter().filter_map(|key| {
@@ -473,6 +502,15 @@ impl Config {
             Some((key.id(), value.to_string(), origin))
         })
     }
+}
+
+/// A word as a shell takes it.
+pub(crate) fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:,@%+=".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// The files looked for, in order, when none is named.

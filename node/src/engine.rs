@@ -258,6 +258,7 @@ impl Engine {
         };
         engine.load_node_key()?;
         engine.load_accounts()?;
+        engine.load_failed_keepers()?;
         engine.load_last_event()?;
         engine.peers.insert(engine.me, Peer::myself());
         engine.due.start(now);

@@ -140,6 +140,9 @@ impl ErrorKind {
     }
 }
 
+/// The detail that marks damage to the data directory.
+const DAMAGED: &str = "damaged";
+
 /// An error: its kind, a sentence that says what was wrong and what to do, and figures where they help.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Error {
@@ -190,6 +193,18 @@ impl Error {
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::NotFound, message)
+    }
+
+    /// Something in the data directory was changed, or is gone: the way back is the 24 words.
+    pub(crate) fn damage(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Storage, message).with(DAMAGED, true)
+    }
+
+    /// Whether the data directory is damaged, so that its accounts must be restored from their 24 words
+    /// in an empty one. Always of the kind [`ErrorKind::Storage`].
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        self.details.contains_key(DAMAGED)
     }
 }
 

@@ -88,6 +88,9 @@ fn open(options: &Options) -> Result<(Engine, store::DirectoryLock)> {
     let vault = Vault::open_or_create(&options.data_dir, &options.unlock)?;
     let checked = store::pages::check(&options.data_dir)?;
     let db = store::open(&options.data_dir)?;
+    if !checked.complete {
+        store::check_structure(&db, &options.data_dir)?;
+    }
     let pages = checked.begin(&db)?;
     let mut engine = Engine::open(
         db,

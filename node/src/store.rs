@@ -116,16 +116,13 @@ pub(crate) fn begin(directory: &Path) -> Result<()> {
     }
     if key.exists() {
         let what = if database.exists() { "empty" } else { "gone" };
-        return Err(Error::new(
-            ErrorKind::Storage,
-            format!(
-                "{} is {what}, but {} is here: this directory belonged to a node, and nothing is begun \
-                 anew in it. Put the database back if it was only moved; else bring the accounts back \
-                 from their 24 words in an empty data directory",
-                database.display(),
-                key.display()
-            ),
-        ));
+        return Err(Error::damage(format!(
+            "{} is {what}, but {} is here: this directory belonged to a node, and nothing is begun anew \
+             in it. Put the database back if it was only moved; else bring the accounts back from their \
+             24 words in an empty data directory",
+            database.display(),
+            key.display()
+        )));
     }
     vault::write_private(&marker, b"This directory is being set up.\n")
         .map_err(|error| unwritable(&marker, &error))
@@ -178,19 +175,23 @@ pub(crate) fn open(directory: &Path) -> Result<Connection> {
     let db = Connection::open(&path).map_err(explained)?;
     settings(&db).map_err(explained)?;
     migrate(&db, &path)?;
-    let problem: String = db
-        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-        .map_err(explained)?;
-    if problem != "ok" {
-        return Err(Error::new(
-            ErrorKind::Storage,
-            format!(
-                "{} is damaged ({problem}): restore it from a copy",
-                path.display()
-            ),
-        ));
-    }
     Ok(db)
+}
+
+/// Lets SQLite look at the structure of the whole database: where no checksums tell that it is sound.
+///
+/// # Errors
+/// `Storage` when it is damaged.
+pub(crate) fn check_structure(db: &Connection, directory: &Path) -> Result<()> {
+    let problem: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if problem == "ok" {
+        return Ok(());
+    }
+    Err(Error::damage(format!(
+        "{} is damaged ({problem}). Bring the accounts back from their 24 words in an empty data \
+         directory",
+        database(directory).display()
+    )))
 }
 
 /// Prepared statements stay prepared: otherwise SQLite plans those again, at every use, whose plan

@@ -111,15 +111,13 @@ impl Vault {
             None => {
                 let database = data_dir.join(DATABASE_FILE);
                 if database.exists() {
-                    return Err(Error::new(
-                        ErrorKind::Storage,
-                        format!(
-                            "{} is missing, but {} exists: without the key file its secrets cannot \
-                             be opened. Put the key file back from where it went",
-                            path.display(),
-                            database.display()
-                        ),
-                    ));
+                    return Err(Error::damage(format!(
+                        "{} is missing, but {} exists: without the key file its secrets cannot be \
+                         opened. Put the key file back from where it went; if it is gone, bring the \
+                         accounts back from their 24 words in an empty data directory",
+                        path.display(),
+                        database.display()
+                    )));
                 }
                 create(data_dir, &path, unlock)
             }
@@ -159,13 +157,11 @@ impl Vault {
                 crypto::decrypt(&self.key, nonce, &context(table, row), ciphertext).ok()
             });
         opened.map(Zeroizing::new).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Storage,
-                format!(
-                    "a secret in table `{table}` cannot be opened: the database was changed, or \
-                     {KEY_FILE} is that of another data directory"
-                ),
-            )
+            Error::damage(format!(
+                "a secret in table `{table}` cannot be opened: the database was changed, or {KEY_FILE} \
+                 is that of another data directory. Put the right one back, or bring the accounts back \
+                 from their 24 words in an empty data directory"
+            ))
         })
     }
 }
@@ -224,10 +220,11 @@ fn read(path: &Path) -> Result<Option<Zeroizing<String>>> {
 }
 
 fn damaged(path: &Path, why: &str) -> Error {
-    Error::new(
-        ErrorKind::Storage,
-        format!("{} is damaged: {why}", path.display()),
-    )
+    Error::damage(format!(
+        "{} is damaged: {why}. If there is no copy of it, bring the accounts back from their 24 words in \
+         an empty data directory",
+        path.display()
+    ))
 }
 
 fn open(path: &Path, text: &str, unlock: &Unlock) -> Result<Vault> {

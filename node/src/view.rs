@@ -104,7 +104,7 @@ pub struct KeeperView {
     pub gone: Option<String>,
     /// Archive pages that it has signed for, by receipts held here.
     pub pages: u64,
-    /// When it said last that it holds all archive pages.
+    /// It has signed that it holds all archive pages that there were at this time.
     pub level_at: Option<String>,
 }
 
@@ -119,7 +119,7 @@ pub struct KeepersView {
     pub safe_copies: u8,
     /// Distinct buildings now.
     pub buildings: usize,
-    /// Distinct operators now.
+    /// Distinct operators now, of those that say who they are.
     pub operators: usize,
     /// The keepers.
     pub keepers: Vec<KeeperView>,

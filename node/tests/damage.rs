@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
-use support::{Daemon, command, text};
+use support::{Daemon, befriend, command, text, wait_for};
 
 /// Starts a daemon that must refuse; what it says.
 fn refusal(dir: &Path) -> String {
@@ -124,10 +124,7 @@ fn flipped_bits_cut_files_and_foreign_files_are_refused() {
     for at in [0, 18, 30, 5_000, whole.len() / 2, whole.len() - 1] {
         change(&path, |bytes| bytes[at] ^= 0x10);
         let said = refusal(&data);
-        assert!(
-            said.contains("do not match their checksums"),
-            "{at}: {said}"
-        );
+        assert!(said.contains("does not match its checksum"), "{at}: {said}");
         change(&path, |bytes| bytes.clone_from(&whole));
     }
     change(&path, |bytes| bytes.truncate(whole.len() - 5_000));
@@ -167,4 +164,84 @@ fn a_lost_or_changed_log_is_refused_and_a_torn_one_is_not() {
             .len(),
         4
     );
+}
+
+/// Lines of what was said that are commands to type.
+fn commands(said: &str) -> Vec<String> {
+    let typed = |line: &&str| line.starts_with("  mv ") || line.starts_with("  pumasi ");
+    said.lines()
+        .filter(typed)
+        .map(|line| match line.split_once("     (") {
+            Some((command, _)) => command.trim().to_owned(),
+            None => line.trim().to_owned(),
+        })
+        .collect()
+}
+
+#[test]
+fn the_commands_that_a_damaged_node_names_bring_everything_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("hana's node");
+    let hana = Daemon::with_account(&data, "hana");
+    let bora = Daemon::with_account(&dir.path().join("bora"), "bora");
+    let dana = Daemon::with_account(&dir.path().join("dana"), "dana");
+    befriend([&hana, &bora], ["hana", "bora"]);
+    befriend([&hana, &dana], ["hana", "dana"]);
+    wait_for("two keepers", || {
+        (hana.get("/api/v1/keepers")["buildings"] == 2).then_some(())
+    });
+    let body = json!({ "text": "before the damage" });
+    hana.post("/api/v1/chats/bora/messages", &body, 202);
+    wait_for("the archive to be safe", || {
+        let status = hana.get("/api/v1/node/status");
+        (status["accounts"][0]["archive_behind"] == 0).then_some(())
+    });
+    hana.end(Signal::TERM);
+    let path = data.join("node.db");
+    change(&path, |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    });
+
+    let address = bora.get("/api/v1/node")["addresses"][0].clone();
+    let flags = [
+        "run",
+        "--listen",
+        "/ip4/127.0.0.1/udp/0/quic-v1",
+        "--local",
+        "true",
+        "--building",
+        "hana's house",
+        "--bootstrap",
+        address.as_str().unwrap(),
+    ];
+    let refused = support::pumasi(&data, &flags);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused).1;
+    assert!(said.contains("1 of its pages does not match"), "{said}");
+    let commands = commands(&said);
+    let [away, restore, run] = commands.as_slice() else {
+        panic!("{said}")
+    };
+
+    let words = data.with_extension("words");
+    let typed = format!(
+        "pumasi() {{ '{}' \"$@\"; }}; {away} && {restore} --key-file --phrase-file '{}'",
+        support::PUMASI,
+        words.display().to_string().replace('\'', "'\\''")
+    );
+    let done = std::process::Command::new("sh")
+        .args(["-c", &typed])
+        .env_remove("PUMASI_DATA_DIR")
+        .output()
+        .unwrap();
+    assert!(support::ok(&done).contains("Complete"), "{done:?}");
+    // Every flag of the run is in the last one, so the support's daemon is that one.
+    for flag in &flags[1..] {
+        let quoted = flag.replace('\'', "'\\''");
+        assert!(run.contains(flag) || run.contains(&quoted), "{flag}: {run}");
+    }
+    let hana = Daemon::start(&data, &["--building", "hana's house"]);
+    let texts = hana.get("/api/v1/chats/bora/messages")["items"].to_string();
+    assert!(texts.contains("before the damage"), "{texts}");
 }

@@ -7,7 +7,7 @@ use crate::codec::Wire;
 use crate::crypto::{Secret, Signable};
 use crate::envelope::{CapabilityId, Envelope, SUITE, Sealed};
 use crate::record::RecordVersion;
-use crate::types::{AccountId, DAY, EnvelopeId, MessageId, NodeId, SECOND, Time};
+use crate::types::{AccountId, DAY, EnvelopeId, Hash, MessageId, NodeId, SECOND, Time};
 
 /// Ids that one receipt or statement covers at most.
 pub const IDS_MAX: usize = 512;
@@ -52,6 +52,31 @@ impl Wire for CustodyReceipt {
 
 impl Signable for CustodyReceipt {
     const CONTEXT: &'static str = "custody-receipt";
+}
+
+/// A keeper's word, given only after its commit returned, that it holds a whole archive: every live page
+/// that its owner has, as the owner named them by one hash. One signature, whatever their number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShelfReceipt {
+    /// Whose archive.
+    pub mailbox: AccountId,
+    /// The account record under which the keeper keeps.
+    pub record: RecordVersion,
+    /// The keeper, who signs.
+    pub keeper: NodeId,
+    /// Until when, at the least, for every page (unless a segment takes its place before).
+    pub until: Time,
+    /// Hash over the set of live pages, with their number: [`crate::reconcile::SetDigest::hash`].
+    pub pages: Hash,
+}
+
+impl Wire for ShelfReceipt {
+    const NAME: &'static str = "a shelf receipt";
+    const MAX: usize = 160;
+}
+
+impl Signable for ShelfReceipt {
+    const CONTEXT: &'static str = "shelf-receipt";
 }
 
 /// What an owner's device says about its mailbox: grow-only, reconciled before envelopes.

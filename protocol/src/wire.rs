@@ -8,7 +8,7 @@ use crate::codec::{Bytes, Wire};
 use crate::crypto::Signed;
 use crate::envelope::{CapabilityId, ENVELOPE_MAX, Encapsulation};
 use crate::locator::Locator;
-use crate::mailbox::{CustodyReceipt, NotAdmitted, Statement};
+use crate::mailbox::{CustodyReceipt, NotAdmitted, ShelfReceipt, Statement};
 use crate::record::{AccountRecord, KeyBundle, NodeRecord, OneTimeKey, RecordVersion};
 use crate::types::{AccountId, EnvelopeId, Hash, NodeId, Time};
 
@@ -166,6 +166,8 @@ pub enum Request {
         envelopes: Hash,
         /// Hash over the set of live archive pages.
         archive: Hash,
+        /// The owner asks: where the pages are the same, sign for them.
+        sign: bool,
     },
     /// One step of range-based set reconciliation (negentropy). Answered by `Reconcile`.
     Reconcile {
@@ -256,6 +258,8 @@ pub enum Response {
         envelopes: bool,
         /// Archive pages differ.
         archive: bool,
+        /// Where they do not, and the owner asked for it.
+        shelf: Option<Signed<ShelfReceipt>>,
     },
     /// The next negentropy message; empty when the asker knows all it needs.
     Reconcile(Bytes),

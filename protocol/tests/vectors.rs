@@ -388,6 +388,8 @@ fn keepers_and_owners_sign_as_in_the_field() {
     let mut file = File::new("mailbox.json");
     let receipt = SEYEON.by_node(&samples::receipt());
     file.signed("custody receipt", &SEYEON.node_seed, &receipt);
+    let shelf = SEYEON.by_node(&samples::shelf_receipt());
+    file.signed("shelf receipt", &SEYEON.node_seed, &shelf);
     for (name, statement) in samples::statements() {
         let signed = DURI.by_device(&statement);
         file.signed(&format!("statement: {name}"), &DURI.device_seed, &signed);

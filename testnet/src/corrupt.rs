@@ -6,21 +6,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use pumasi_node::client::Client;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::crash::verdict;
 use crate::images::{copy_directory, start};
 use crate::layout::Layout;
 use crate::network::{RunDirectory, Spec};
 use crate::options::CorruptOptions;
-use crate::process::{Stopped, stopped};
 use crate::storm::{Storm, Weather};
-use crate::table::{Paint, Table, say};
+use crate::table::{Table, say};
+use crate::trial::{self, Finding};
 
 /// The node whose data is damaged.
 const VICTIM: usize = 1;
@@ -153,23 +152,14 @@ struct Bases {
 /// Runs all of it; whether every damage was noticed or harmless.
 pub(crate) async fn run(options: CorruptOptions) -> Result<bool> {
     ensure!(options.runs > 0, "--runs must be at least 1");
-    let mut run = RunDirectory::new("corrupt")?;
-    let result = tokio::select! {
-        result = corrupt(&options, &run) => result,
-        error = stopped() => Err(error),
-    };
-    if !matches!(&result, Ok(true)) && !matches!(&result, Err(error) if error.is::<Stopped>()) {
-        run.keep();
-        say(&format!(
-            "  Logs and data are kept in {}",
-            run.path().display()
-        ));
-    }
-    result
+    trial::run("corrupt", options.trial.json.as_deref(), async |run| {
+        corrupt(&options, run).await
+    })
+    .await
 }
 
-async fn corrupt(options: &CorruptOptions, run: &RunDirectory) -> Result<bool> {
-    let bases = prepare(options.seed, run.path()).await?;
+async fn corrupt(options: &CorruptOptions, run: &RunDirectory) -> Result<Finding> {
+    let bases = prepare(options.trial.seed, run.path()).await?;
     let image = run.path().join("image");
     let mut before = BTreeMap::new();
     for base in [&bases.older, &bases.clean, &bases.killed] {
@@ -181,7 +171,7 @@ async fn corrupt(options: &CorruptOptions, run: &RunDirectory) -> Result<bool> {
         before[&bases.older] != before[&bases.clean],
         "the older state is not older"
     );
-    let mut rng = StdRng::seed_from_u64(options.seed ^ 0x434f_5252);
+    let mut rng = StdRng::seed_from_u64(options.trial.seed ^ 0x434f_5252);
     let mut counts: BTreeMap<Damage, Counts> = BTreeMap::new();
     let mut broken = Vec::new();
     for number in 0..options.runs {
@@ -226,19 +216,16 @@ async fn corrupt(options: &CorruptOptions, run: &RunDirectory) -> Result<bool> {
             count.older.to_string(),
         ]);
     }
-    for line in table.lines(Paint::for_stdout()) {
-        say(&line);
-    }
-    if let Some(file) = &options.json {
-        let counts: BTreeMap<_, _> = counts.iter().map(|(d, c)| (d.words(), c)).collect();
-        let json = json!({
-            "ok": broken.is_empty(), "seed": options.seed, "runs": options.runs,
-            "kinds": counts, "broken": broken,
-        });
-        std::fs::write(file, format!("{json:#}\n"))
-            .with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    Ok(verdict(&broken))
+    let kinds: BTreeMap<_, _> = counts.iter().map(|(d, c)| (d.words(), c)).collect();
+    let json = json!({
+        "ok": broken.is_empty(), "seed": options.trial.seed, "runs": options.runs,
+        "kinds": kinds, "broken": broken,
+    });
+    Ok(Finding {
+        table,
+        json,
+        broken,
+    })
 }
 
 /// A network with some traffic, and copies of one node's data from three moments.

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::Serialize;
@@ -14,11 +15,13 @@ use serde::Serialize;
 use crate::faults::{Fault, Faults};
 use crate::images;
 use crate::layout::Layout;
-use crate::network::RunDirectory;
+use crate::network::{Network, RunDirectory};
 use crate::options::CrashOptions;
-use crate::process::{Process, Stopped, stopped};
+use crate::process::Process;
 use crate::storm::{Storm, Weather};
-use crate::table::{Paint, Table, say, thousands};
+use crate::table::{Table, say, thousands};
+use crate::traffic::Stage;
+use crate::trial::{self, Finding};
 
 /// The node that crashes; the first one is where others begin.
 const VICTIM: usize = 1;
@@ -32,8 +35,9 @@ const QUICK_POINTS: usize = 200;
 /// Power cuts of `--quick`, and otherwise.
 const QUICK_IMAGES: usize = 500;
 const IMAGES: usize = 10_000;
-/// Points after which a network is reckoned with, and a new one begins.
-const ROUND: usize = 250;
+/// Points after which a network is reckoned with, and a new one begins: the more it holds, the longer
+/// each start and the reckoning take, and no crash needs much to be there.
+const ROUND: usize = 50;
 /// A daemon that has not come to its point after so long never will.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A daemon whose disk fails ends within this time, milliseconds.
@@ -76,52 +80,15 @@ pub(crate) async fn run(options: CrashOptions) -> Result<bool> {
         cfg!(target_os = "linux"),
         "crash works on Linux only: it puts a library of its own before the system's"
     );
-    let mut run = RunDirectory::new("crash")?;
-    let result = tokio::select! {
-        result = crash(&options, &run) => result,
-        error = stopped() => Err(error),
-    };
-    let outcome = match result {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            if !error.is::<Stopped>() {
-                run.keep();
-                say(&format!(
-                    "  Logs and data are kept in {}",
-                    run.path().display()
-                ));
-            }
-            return Err(error);
-        }
-    };
-    if let Some(file) = &options.json {
-        let json = serde_json::to_string_pretty(&outcome)?;
-        std::fs::write(file, json + "\n")
-            .with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    show(&outcome);
-    if !verdict(&outcome.broken) {
-        run.keep();
-        say(&format!(
-            "  Logs and data are kept in {}",
-            run.path().display()
-        ));
-    }
-    Ok(outcome.ok)
-}
-
-/// Says whether all held; each broken promise in a sentence.
-pub(crate) fn verdict(broken: &[String]) -> bool {
-    let paint = Paint::for_stdout();
-    for sentence in broken {
-        say(&paint.red(&format!("  ! {sentence}")));
-    }
-    if broken.is_empty() {
-        say(&paint.green("  ok: everything promised held"));
-    } else {
-        say(&paint.red(&format!("  {} promises did not hold", broken.len())));
-    }
-    broken.is_empty()
+    trial::run("crash", options.trial.json.as_deref(), async |run| {
+        let outcome = crash(&options, run).await?;
+        Ok(Finding {
+            table: table(&outcome),
+            json: serde_json::to_value(&outcome)?,
+            broken: outcome.broken,
+        })
+    })
+    .await
 }
 
 async fn crash(options: &CrashOptions, run: &RunDirectory) -> Result<Outcome> {
@@ -132,93 +99,107 @@ async fn crash(options: &CrashOptions, run: &RunDirectory) -> Result<Outcome> {
     );
     let faults = Faults::compile(run.path())?;
     let mut outcome = Outcome {
-        seed: options.seed,
+        seed: options.trial.seed,
         ..Outcome::default()
     };
     let images = options
         .images
         .unwrap_or(if options.quick { QUICK_IMAGES } else { IMAGES });
-    let mut plan: Vec<(Fault, u64)> = Vec::new();
+    let mut first = begin(options, 0, run).await?;
+    outcome.writes = calibrate(&mut first.0, &faults).await?;
+    let plan = points_of(options, outcome.writes);
+    say(&format!(
+        "  {SCRIPT} operations are {} writes; {} points",
+        thousands(i128::from(outcome.writes)),
+        plan.len()
+    ));
+    let mut first = Some(first);
     let mut done = 0;
-    let mut round = 0;
-    loop {
-        let path = run.path().join(format!("{round}"));
-        std::fs::create_dir(&path)?;
-        let seed = options.seed.wrapping_add(round << 32);
-        let layout = Layout::even(NODES, NODES, ACCOUNTS * 6, &format!("crash-{seed}"));
-        let points = if done == 0 {
-            ROUND
-        } else {
-            ROUND.min(plan.len() - done)
+    for (round, points) in (0_u64..).zip(plan.chunks(ROUND)) {
+        let (mut storm, path) = match first.take() {
+            Some(first) => first,
+            None => begin(options, round, run).await?,
         };
-        let weather = Weather {
-            accounts: ACCOUNTS,
-            seed,
-            rate: options.rate,
-            seconds: (points as u64) * 8 + 60,
-        };
-        say(&format!(
-            "  round {}: a new network of {NODES} nodes",
-            round + 1
-        ));
-        let mut storm = Storm::begin(&layout, weather, &path, Some(VICTIM)).await?;
-        if done == 0 {
-            outcome.writes = calibrate(&mut storm, &faults).await?;
-            plan = points_of(options, outcome.writes);
-            say(&format!(
-                "  {SCRIPT} operations are {} writes; {} points",
-                thousands(i128::from(outcome.writes)),
-                plan.len()
-            ));
-        }
-        let end = (done + ROUND).min(plan.len());
-        for &(fault, at) in &plan[done..end] {
+        for &(fault, at) in points {
             point(&mut storm, &faults, fault, at, &mut outcome).await?;
             done += 1;
-            if done % 20 == 0 {
-                say(&format!(
-                    "  {done} of {} points; {} operations answered in this round",
-                    plan.len(),
-                    thousands(i128::from(storm.answered()))
-                ));
-            }
         }
+        say(&format!(
+            "  {done} of {} points; {} operations answered in this network",
+            plan.len(),
+            thousands(i128::from(storm.answered()))
+        ));
         storm.network.kill(VICTIM);
         storm.network.start_again(VICTIM, &[]).await?;
         storm.network.ready(VICTIM).await?;
-        outcome.operations += storm.answered();
-        let (reckoning, mut network, stage, chores) = storm.end().await?;
-        outcome.chores += chores;
-        outcome.repeated += reckoning.repeated;
-        outcome.lost += reckoning.messages.lost_safe + reckoning.ious.lost_safe;
-        outcome.shown_twice += reckoning.messages.shown_twice;
-        outcome.disagreements += reckoning.ledger.disagreements;
-        outcome.broken.extend(reckoning.broken);
-        let last = done >= plan.len();
-        if last && images > 0 {
-            let recorded =
-                images::record(&mut network, VICTIM, &stage, &faults, run.path()).await?;
-            network.stop().await;
-            outcome.images = images::check(
-                &recorded,
-                images,
-                options.seed,
-                run.path(),
-                &mut outcome.broken,
-            )
-            .await?;
-        } else {
-            network.stop().await;
-        }
-        if outcome.broken.is_empty() {
-            std::fs::remove_dir_all(&path)?;
-        }
-        if last {
-            outcome.ok = outcome.broken.is_empty();
-            return Ok(outcome);
-        }
-        round += 1;
+        let (network, _) = reckon(storm, &mut outcome).await?;
+        network.stop().await;
+        forget(&path, &outcome)?;
     }
+    if images > 0 {
+        // A network of its own, with little in it: each power cut is a copy of a whole disk.
+        let (storm, path) = begin(options, u64::from(u32::MAX), run).await?;
+        answered(&storm, SCRIPT).await?;
+        let (mut network, stage) = reckon(storm, &mut outcome).await?;
+        let recorded = images::record(&mut network, VICTIM, &stage, &faults, run.path()).await?;
+        network.stop().await;
+        let (seed, broken) = (options.trial.seed, &mut outcome.broken);
+        outcome.images = images::check(&recorded, images, seed, run.path(), broken).await?;
+        forget(&path, &outcome)?;
+    }
+    outcome.ok = outcome.broken.is_empty();
+    Ok(outcome)
+}
+
+/// A new network under traffic, and its directory.
+async fn begin(options: &CrashOptions, round: u64, run: &RunDirectory) -> Result<(Storm, PathBuf)> {
+    let path = run.path().join(format!("{round}"));
+    std::fs::create_dir(&path)?;
+    let seed = options.trial.seed.wrapping_add(round << 32);
+    let layout = Layout::even(NODES, NODES, ACCOUNTS * 6, &format!("crash-{seed}"));
+    let weather = Weather {
+        accounts: ACCOUNTS,
+        seed,
+        rate: options.rate,
+        seconds: (ROUND as u64) * 20 + 60,
+    };
+    let storm = Storm::begin(&layout, weather, &path, Some(VICTIM)).await?;
+    Ok((storm, path))
+}
+
+/// Ends the traffic and adds up what came of it.
+async fn reckon(storm: Storm, outcome: &mut Outcome) -> Result<(Network, Stage)> {
+    outcome.operations += storm.answered();
+    let (reckoning, network, stage, chores) = storm.end().await?;
+    outcome.chores += chores;
+    outcome.repeated += reckoning.repeated;
+    outcome.lost += reckoning.messages.lost_safe + reckoning.ious.lost_safe;
+    outcome.shown_twice += reckoning.messages.shown_twice;
+    outcome.disagreements += reckoning.ledger.disagreements;
+    outcome.broken.extend(reckoning.broken);
+    Ok((network, stage))
+}
+
+/// Removes a network's directory, unless something is to be looked at.
+fn forget(path: &Path, outcome: &Outcome) -> Result<()> {
+    if outcome.broken.is_empty() {
+        std::fs::remove_dir_all(path)?;
+    }
+    Ok(())
+}
+
+/// Waits until so many operations more were answered.
+async fn answered(storm: &Storm, more: u64) -> Result<()> {
+    let before = storm.answered();
+    let begun = Instant::now();
+    while storm.answered() < before + more {
+        ensure!(
+            begun.elapsed() < PATIENCE * 4,
+            "{more} operations take too long"
+        );
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 /// Counts the writes of a start and of the script's operations, while nothing goes wrong.
@@ -228,15 +209,7 @@ async fn calibrate(storm: &mut Storm, faults: &Faults) -> Result<u64> {
     let variables = faults.environment(&data, Fault::None, 0, None)?;
     storm.network.start_again(VICTIM, &variables).await?;
     storm.network.ready(VICTIM).await?;
-    let before = storm.answered();
-    let begun = Instant::now();
-    while storm.answered() < before + SCRIPT {
-        ensure!(
-            begun.elapsed() < PATIENCE * 4,
-            "{SCRIPT} operations take too long"
-        );
-        tokio::time::sleep(LOOK).await;
-    }
+    answered(storm, SCRIPT).await?;
     let writes = faults.calls()?;
     ensure!(
         writes > SCRIPT,
@@ -247,7 +220,7 @@ async fn calibrate(storm: &mut Storm, faults: &Faults) -> Result<u64> {
 
 /// Which fault at which write, in the order of the run.
 fn points_of(options: &CrashOptions, writes: u64) -> Vec<(Fault, u64)> {
-    let mut rng = StdRng::seed_from_u64(options.seed ^ 0x43_5241_5348);
+    let mut rng = StdRng::seed_from_u64(options.trial.seed ^ 0x43_5241_5348);
     let wanted = match (options.points, options.quick) {
         (Some(points), _) => points.max(1),
         (None, true) => QUICK_POINTS,
@@ -354,7 +327,7 @@ async fn point(
     Ok(())
 }
 
-fn show(outcome: &Outcome) {
+fn table(outcome: &Outcome) -> Table {
     let mut table = Table::new(&["", "points", "ended within ms"]);
     for (what, points) in &outcome.points {
         table.row([
@@ -388,14 +361,13 @@ fn show(outcome: &Outcome) {
             String::new(),
         ]);
     }
-    for line in table.lines(Paint::for_stdout()) {
-        say(&line);
-    }
+    table
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::TrialOptions;
 
     fn options(quick: bool, points: Option<usize>) -> CrashOptions {
         CrashOptions {
@@ -403,8 +375,10 @@ mod tests {
             points,
             images: None,
             rate: 60,
-            seed: 7,
-            json: None,
+            trial: TrialOptions {
+                seed: 7,
+                json: None,
+            },
         }
     }
 

@@ -28,6 +28,7 @@ mod standing;
 mod storm;
 mod table;
 mod traffic;
+mod trial;
 mod view;
 mod way_back;
 mod workload;

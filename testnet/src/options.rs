@@ -127,6 +127,17 @@ pub(crate) struct BenchOptions {
     pub(crate) json: Option<PathBuf>,
 }
 
+/// What `crash` and `corrupt` have in common.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TrialOptions {
+    /// Decides the operations, what goes wrong, where and how.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Write the result as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CrashOptions {
     /// 200 crash points instead of every write of 200 operations.
@@ -141,12 +152,8 @@ pub(crate) struct CrashOptions {
     /// Operations a second while daemons crash.
     #[arg(long, default_value_t = 60)]
     pub(crate) rate: u32,
-    /// Decides the operations, the kinds of crash, and what a power cut leaves.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// Write the result as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trial: TrialOptions,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -154,12 +161,8 @@ pub(crate) struct CorruptOptions {
     /// How many damaged directories.
     #[arg(long, default_value_t = 500)]
     pub(crate) runs: usize,
-    /// Decides what is damaged, where and how.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// Write the result as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trial: TrialOptions,
 }
 
 #[derive(Debug, Clone, Args)]

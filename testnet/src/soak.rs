@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rustix::process::Signal;
@@ -12,9 +12,10 @@ use serde_json::json;
 
 use crate::network::RunDirectory;
 use crate::options::SoakOptions;
-use crate::process::{Stopped, signal, stopped};
+use crate::process::signal;
 use crate::storm::{Storm, Weather};
-use crate::table::{Paint, Table, say, thousands};
+use crate::table::{Table, say, thousands};
+use crate::trial::{self, Finding};
 
 /// The longest soak in minutes.
 const MINUTES_MAX: f64 = 7.0 * 24.0 * 60.0;
@@ -29,22 +30,13 @@ pub(crate) async fn run(options: SoakOptions) -> Result<bool> {
         options.minutes > 0.0 && options.minutes <= MINUTES_MAX,
         "--minutes must be above 0 and at most {MINUTES_MAX}"
     );
-    let mut run = RunDirectory::new("soak")?;
-    let result = tokio::select! {
-        result = soak(&options, &run) => result,
-        error = stopped() => Err(error),
-    };
-    if !matches!(&result, Ok(true)) && !matches!(&result, Err(error) if error.is::<Stopped>()) {
-        run.keep();
-        say(&format!(
-            "  Logs and data are kept in {}",
-            run.path().display()
-        ));
-    }
-    result
+    trial::run("soak", options.json.as_deref(), async |run| {
+        soak(&options, run).await
+    })
+    .await
 }
 
-async fn soak(options: &SoakOptions, run: &RunDirectory) -> Result<bool> {
+async fn soak(options: &SoakOptions, run: &RunDirectory) -> Result<Finding> {
     let size = &options.size;
     let layout = size.layout(&format!("soak-{}", size.seed))?;
     let time = Duration::from_secs_f64(options.minutes * 60.0);
@@ -147,20 +139,16 @@ async fn soak(options: &SoakOptions, run: &RunDirectory) -> Result<bool> {
     for (what, figure) in figures {
         table.row([what.to_owned(), thousands(i128::from(figure))]);
     }
-    for line in table.lines(Paint::for_stdout()) {
-        say(&line);
-    }
-    let ok = crate::crash::verdict(&reckoning.broken);
-    if let Some(file) = &options.json {
-        let json = json!({
-            "ok": ok, "seed": size.seed, "minutes": options.minutes, "blows": blows,
-            "messages": messages, "ious": reckoning.ious, "ledger": reckoning.ledger,
-            "chores": chores, "broken": reckoning.broken,
-        });
-        std::fs::write(file, format!("{json:#}\n"))
-            .with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    Ok(ok)
+    let json = json!({
+        "ok": reckoning.broken.is_empty(), "seed": size.seed, "minutes": options.minutes,
+        "blows": blows, "messages": messages, "ious": reckoning.ious, "ledger": reckoning.ledger,
+        "chores": chores, "broken": reckoning.broken,
+    });
+    Ok(Finding {
+        table,
+        json,
+        broken: reckoning.broken,
+    })
 }
 
 /// Starts every node that does not run, and waits until all are ready.

@@ -244,7 +244,11 @@ fn kept_by(keepers: &KeepersView) -> String {
                     flat(&keeper.operator),
                     flat(&keeper.building),
                     session_of(keeper),
-                    keeper.pages.to_string(),
+                    format!(
+                        "{} of {}",
+                        keeper.pages,
+                        count(keepers.pages, "page", "pages")
+                    ),
                 ]
             })
             .collect();
@@ -254,12 +258,16 @@ fn kept_by(keepers: &KeepersView) -> String {
         ));
         lines.push(String::new());
     }
+    let operators = match keepers.operators {
+        0 if keepers.keepers.is_empty() => String::new(),
+        0 => "; nobody says who runs them".to_owned(),
+        named => format!(", run by {}", count(named as u64, "operator", "operators")),
+    };
     lines.push(format!(
-        "{} of {} keepers, in {}, run by {}. Safe means: in {}.",
+        "{} of {} keepers, in {}{operators}. Safe means: in {}.",
         keepers.keepers.len(),
         keepers.wanted,
         count(keepers.buildings as u64, "building", "buildings"),
-        count(keepers.operators as u64, "operator", "operators"),
         count(u64::from(keepers.safe_copies), "building", "buildings"),
     ));
     lines.extend(keepers.losses.iter().map(|loss| {
@@ -269,10 +277,6 @@ fn kept_by(keepers: &KeepersView) -> String {
             flat(&loss.text)
         )
     }));
-    lines.push(format!(
-        "The archive has {}.",
-        count(keepers.pages, "page", "pages")
-    ));
     if let Some(missing) = &keepers.missing {
         lines.push(format!("! {}", clean(missing)));
     }

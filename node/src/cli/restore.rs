@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::print::{Out, amount, count, flat, line, say};
 use super::{prompt, setup};
 use crate::client::{Client, segment};
-use crate::config::{Config, Given};
+use crate::config::{Config, Given, quoted};
 use crate::daemon;
 use crate::error::{Error, ErrorKind, Result};
 use crate::node::Node;
@@ -31,6 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const SAY_AGAIN: Duration = Duration::from_secs(15);
 /// A node that ends after the restore waits this long for contacts and keepers to take what it says.
 const TELL_WITHIN: Duration = Duration::from_secs(20);
+/// Who has not taken anything for so long is away.
+const QUIET: Duration = Duration::from_secs(3);
 
 /// `pumasi restore`.
 #[derive(Debug, Args)]
@@ -304,13 +306,19 @@ impl Run {
 /// A node that ends now: contacts should hear of the new device first, and keepers take what is new.
 async fn settle(node: &Node, account: &str) -> Result<()> {
     let end = Instant::now() + TELL_WITHIN;
+    let (mut waiting, mut moved) = (u64::MAX, Instant::now());
     loop {
         let status = node.status().await?;
         let behind = status
             .accounts
             .iter()
             .any(|one| one.account.id == account && one.archive_behind > 0);
-        if (status.outbox == 0 && !behind) || Instant::now() >= end {
+        if status.outbox < waiting {
+            (waiting, moved) = (status.outbox, Instant::now());
+        }
+        // What is left then is for nodes that are away: the daemon tells them when they come.
+        let told = waiting == 0 || moved.elapsed() >= QUIET;
+        if (told && !behind) || Instant::now() >= end {
             return Ok(());
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -318,15 +326,37 @@ async fn settle(node: &Node, account: &str) -> Result<()> {
 }
 
 fn next_steps(config: &Config) -> String {
-    let flag = match (config.is_default_data_dir(), config.data_dir()) {
-        (false, Ok(dir)) => format!(" --data-dir {}", dir.display()),
-        _ => String::new(),
-    };
     format!(
-        "Start the node: pumasi run{flag}\n  with the same settings (--network, --bootstrap, --building). \
-         It finds new keepers for\n  those that burned, and tells your contacts what they have not \
-         heard yet."
+        "Start the node: pumasi run{}\n  It finds new keepers for those that burned, and tells your \
+         contacts what they have not\n  heard yet.",
+        config.as_flags()
     )
+}
+
+/// Damage, with the commands that bring everything back.
+pub(crate) fn with_way_back(error: Error, config: &Config) -> Error {
+    let Some(dir) = config.data_dir().ok().filter(|_| error.is_damage()) else {
+        return error;
+    };
+    let flags = config.as_flags();
+    let dir = quoted(&dir.to_string_lossy());
+    let bootstrap = if config.bootstrap().is_empty() {
+        "\nBehind --bootstrap, name the address of any node of the network; a friend's is best."
+    } else {
+        ""
+    };
+    let address = if bootstrap.is_empty() {
+        ""
+    } else {
+        " --bootstrap ADDRESS"
+    };
+    let message = format!(
+        "{error}:\n  mv {dir} {dir}.damaged\n  pumasi restore{flags}{address}     (once for each \
+         account that was here)\n  pumasi run{flags}{address}{bootstrap}\nWhat this node kept for \
+         others is not lost: their other keepers have it, and their nodes look for\nanother keeper by \
+         themselves. Nothing in the damaged directory is needed."
+    );
+    Error::damage(message)
 }
 
 /// The report, for people.
@@ -352,8 +382,9 @@ fn page(told: &Told<'_>, report: &RestoreReport, next: &str) -> String {
         row(
             "sent again",
             format!(
-                "{}: nothing shows that they arrived",
-                count(report.sent_again as u64, "message", "messages")
+                "{}: nothing shows that {} arrived",
+                count(report.sent_again as u64, "message", "messages"),
+                if report.sent_again == 1 { "it" } else { "they" }
             ),
         );
     }

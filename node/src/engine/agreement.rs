@@ -113,6 +113,9 @@ impl Engine {
         };
         self.newer_record_everywhere(&record)?;
         let account = record.account();
+        if self.accounts.contains_key(&account) {
+            return self.succeeded_by(record);
+        }
         self.hint(&record);
         let Some(kept) = self.kept_mut(&account)? else {
             return Ok(Response::No {

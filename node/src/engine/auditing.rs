@@ -24,21 +24,21 @@ const TRIES: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Audits {
     pub(super) due: BTreeMap<(AccountId, NodeId), Time>,
-    /// Until when pages were written that a keeper said it had, by the digest of its set.
-    claimed: BTreeMap<(AccountId, NodeId), Time>,
 }
 
 impl Engine {
-    /// A keeper's set of pages was the same as the owner's: it says that it holds them all.
-    pub(super) fn claims_pages(&mut self, account: AccountId, node: NodeId) {
-        if self.accounts.contains_key(&account) {
-            self.due.audits.claimed.insert((account, node), self.now);
+    /// After the start: a keeper that failed once does not get its place back by a restart here.
+    pub(super) fn load_failed_keepers(&mut self) -> Result<()> {
+        let failed: Vec<([u8; 32], [u8; 32])> = self
+            .db
+            .prepare("SELECT account, keeper FROM failed_keepers")?
+            .query_map([], |row| Ok((blob(row, 0)?, blob(row, 1)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        for (account, keeper) in failed {
+            let pair = (AccountId(account), NodeId(keeper));
+            self.due.repairs.gone.insert(pair, Gone::Failed);
         }
-    }
-
-    /// Until when pages were written that a keeper said it had.
-    pub(super) fn claimed(&self, account: &AccountId, node: &NodeId) -> Option<Time> {
-        self.due.audits.claimed.get(&(*account, *node)).copied()
+        Ok(())
     }
 
     pub(super) fn tick_audits(&mut self) -> Result<()> {
@@ -53,7 +53,6 @@ impl Engine {
         }
         let audits = &mut self.due.audits;
         audits.due.retain(|pair, _| keepers.contains(pair));
-        audits.claimed.retain(|pair, _| keepers.contains(pair));
         for (account, node) in keepers {
             if node == self.me || !self.is_connected(&node) {
                 continue;
@@ -71,9 +70,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Asks a keeper for the proof of one page, taken at random from those it is known to hold: it
-    /// signed for the page, or said by its digest that it has all that were there then. Pages that a
-    /// segment took the place of are not asked for: they may be erased.
+    /// Asks a keeper for the proof of one page, taken at random from those it has signed for: alone, or
+    /// with all that were there then. Pages that a segment took the place of are not asked for: they may
+    /// be erased.
     fn challenge(&mut self, account: AccountId, node: NodeId) -> Result<()> {
         let last: Option<i64> = self.db.query_row(
             "SELECT max(id) FROM pages WHERE mailbox = ?1 AND hidden IS NULL",
@@ -83,7 +82,7 @@ impl Engine {
         let Some(last) = last.and_then(|last| u64::try_from(last).ok()) else {
             return Ok(());
         };
-        let claimed = self.due.audits.claimed.get(&(account, node)).copied();
+        let shelf = self.shelf_signed(&account, &node)?;
         for _ in 0..TRIES {
             let from = self.rng.next_u64() % (last + 1);
             let row: Option<([u8; 32], u64, Vec<u8>)> = one(self
@@ -105,7 +104,7 @@ impl Engine {
                      WHERE account = ?1 AND message = ?2 AND keeper = ?3",
                 )?
                 .exists(params![account.0, page, node.0])?;
-            if !signed && claimed.is_none_or(|until| until.0 <= time) {
+            if !signed && shelf.is_none_or(|until| until.0 <= time) {
                 continue;
             }
             let nonce = self.random();
@@ -149,6 +148,11 @@ impl Engine {
             node.short()
         );
         tracing::warn!(keeper = ?node, "{why}");
+        self.db
+            .prepare_cached(
+                "INSERT OR IGNORE INTO failed_keepers (account, keeper) VALUES (?1, ?2)",
+            )?
+            .execute(params![account.0, node.0])?;
         self.due.repairs.gone.insert((account, node), Gone::Failed);
         self.due.keepers_now();
         let view = serde_json::json!({ "node": node.to_string(), "why": why });

@@ -147,6 +147,11 @@ impl Engine {
                 Ok((blob(row, 0)?, row.get(1)?))
             })?
             .collect::<rusqlite::Result<_>>()?;
+        let mut shelves = BTreeMap::new();
+        for keeper in left {
+            let node = keeper.place.node;
+            shelves.insert(node, self.shelf_signed(account, &node)?);
+        }
         let (mut safe, mut risk) = (0, 0);
         for (page, time) in rows {
             safe += 1;
@@ -154,8 +159,8 @@ impl Engine {
             let mut buildings = BTreeSet::new();
             for keeper in left {
                 let node = keeper.place.node;
-                let claims = !keeper.joining && self.claimed(account, &node) > Some(Time(time));
-                if claims || signed.contains(&node) {
+                let shelf = shelves.get(&node).copied().flatten() > Some(Time(time));
+                if shelf || signed.contains(&node) {
                     buildings.insert(normal(&keeper.building));
                 }
             }

@@ -1,7 +1,7 @@
 //! Own accounts' keepers: asking nodes, apart from each other, until there are enough; stocking them
 //! with prekeys; the keys of contacts that come back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use pumasi_protocol::codec;
 use pumasi_protocol::crypto::Signed;
@@ -354,6 +354,7 @@ impl Engine {
             .keepers
             .iter()
             .map(|keeper| pumasi_protocol::record::normal(&keeper.operator))
+            .filter(|operator| !operator.is_empty())
             .collect();
         let missing = self.missing(account)?;
         Ok(KeepersView {
@@ -366,7 +367,7 @@ impl Engine {
                 .keepers
                 .iter()
                 .map(|keeper| self.keeper_view(account, keeper))
-                .collect(),
+                .collect::<Result<_>>()?,
             losses,
             missing,
             pages: 0,
@@ -383,26 +384,25 @@ impl Engine {
             params![account.0],
             |row| row.get(0),
         )?;
-        let proven: BTreeMap<String, u64> = self
-            .db
-            .prepare_cached(
-                "SELECT i.keeper, count(*) FROM pages p
-                 JOIN receipt_items i ON i.account = p.mailbox AND i.message = p.page
-                 WHERE p.mailbox = ?1 AND p.hidden IS NULL GROUP BY i.keeper",
-            )?
-            .query_map(params![account.0], |row| {
-                Ok((NodeId(super::blob(row, 0)?).to_string(), row.get(1)?))
-            })?
-            .collect::<rusqlite::Result<_>>()?;
-        for keeper in &mut view.keepers {
-            keeper.pages = proven.get(&keeper.node).copied().unwrap_or(0);
+        let nodes: Vec<NodeId> = self.own(account)?.keepers().collect();
+        for (keeper, node) in view.keepers.iter_mut().zip(nodes) {
+            let shelf = self.shelf_signed(account, &node)?.unwrap_or_default();
+            keeper.pages = self
+                .db
+                .prepare_cached(
+                    "SELECT count(*) FROM pages p
+                     WHERE p.mailbox = ?1 AND p.hidden IS NULL AND (p.time < ?3 OR EXISTS (
+                       SELECT 1 FROM receipt_items i
+                       WHERE i.account = p.mailbox AND i.message = p.page AND i.keeper = ?2))",
+                )?
+                .query_row(params![account.0, node.0, shelf.0], |row| row.get(0))?;
         }
         Ok(view)
     }
 
-    fn keeper_view(&self, account: &AccountId, keeper: &KeeperEntry) -> KeeperView {
+    fn keeper_view(&self, account: &AccountId, keeper: &KeeperEntry) -> Result<KeeperView> {
         let node = keeper.place.node;
-        KeeperView {
+        Ok(KeeperView {
             node: node.to_string(),
             operator: keeper.operator.clone(),
             building: keeper.building.clone(),
@@ -415,12 +415,12 @@ impl Engine {
                 .flatten(),
             gone: self.gone(account, &node).map(|gone| gone.text().to_owned()),
             pages: 0,
-            level_at: self.claimed(account, &node).map(rfc3339),
-        }
+            level_at: self.shelf_signed(account, &node)?.map(rfc3339),
+        })
     }
 
     /// What stands in the way of enough keepers.
-    fn missing(&self, account: &AccountId) -> Result<Option<String>> {
+    pub(super) fn missing(&self, account: &AccountId) -> Result<Option<String>> {
         let have = self.own(account)?.record.record.keepers.len();
         if have >= KEEPERS {
             return Ok(None);

@@ -8,7 +8,7 @@ use pumasi_protocol::crypto::Signed;
 use pumasi_protocol::record::{AccountRecord, CheckedRecord};
 use pumasi_protocol::succession;
 use pumasi_protocol::types::{AccountId, NodeId, SECOND, Time};
-use pumasi_protocol::wire::Request;
+use pumasi_protocol::wire::{Request, Response};
 use rusqlite::params;
 
 use super::Engine;
@@ -226,6 +226,39 @@ impl Engine {
             Level::Replaced
         };
         self.stop_signing(account, level)
+    }
+
+    /// The account was restored from its words elsewhere while this node lives, and its new device says
+    /// so itself: nothing is signed here any more, and the new home may read what is here. That is all
+    /// there is to read when every keeper burned.
+    pub(super) fn succeeded_by(&mut self, record: CheckedRecord) -> Result<Response> {
+        let account = record.account();
+        let own = self.own(&account)?;
+        if !record.replaces(&own.record) {
+            return Ok(if record.version() == own.record.version() {
+                Response::Done
+            } else {
+                Response::Newer(own.record.signed.clone())
+            });
+        }
+        if record.device() == own.record.device() {
+            self.newer_own_record(account, record.signed)?;
+            return Ok(Response::Done);
+        }
+        if let Some(known) = self.due.successors.get(&account)
+            && known.replaces(&record)
+        {
+            return Ok(Response::Newer(known.signed.clone()));
+        }
+        self.newer_own_record(account, record.signed.clone())?;
+        self.due.successors.insert(account, record);
+        Ok(Response::Done)
+    }
+
+    /// Whether a node is the new home of an account that was restored while it lives here.
+    pub(super) fn is_successor(&self, account: &AccountId, node: &NodeId) -> bool {
+        let successor = self.due.successors.get(account);
+        successor.is_some_and(|record| record.record.home.node == *node)
     }
 
     fn stop_signing(&mut self, account: AccountId, level: Level) -> Result<()> {

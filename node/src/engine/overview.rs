@@ -106,14 +106,7 @@ impl Engine {
         let mut alarms = Vec::new();
         for id in ids {
             let status = self.account_status(&id)?;
-            let name = &status.account.name;
-            if let Err(error) = self.may_sign(&id) {
-                alarms.push(format!("{name}: {error}"));
-            }
-            if status.keepers < KEEPERS {
-                let keepers = self.keepers_view(&id)?;
-                alarms.push(format!("{name}: {}", keepers.missing.unwrap_or_default()));
-            }
+            alarms.extend(self.alarms_of(&id)?);
             accounts.push(status);
         }
         accounts.sort_by(|a, b| a.account.name.cmp(&b.account.name));
@@ -141,6 +134,26 @@ impl Engine {
             uptime,
             alarms,
         })
+    }
+
+    /// What of an account needs a person, in sentences.
+    pub(super) fn alarms_of(&self, account: &AccountId) -> Result<Vec<String>> {
+        let own = self.own(account)?;
+        let name = &own.name;
+        let mut alarms = Vec::new();
+        if let Err(error) = self.may_sign(account) {
+            alarms.push(format!("{name}: {error}"));
+        }
+        if own.record.record.keepers.len() < KEEPERS {
+            let missing = self.missing(account)?.unwrap_or_default();
+            alarms.push(format!("{name}: {missing}"));
+        }
+        if let Some((keeper, _)) = self.gone_keeper(account)
+            && let Err(why) = self.replaceable(account, &keeper)?
+        {
+            alarms.push(format!("{name}: a keeper is gone, and {why}"));
+        }
+        Ok(alarms)
     }
 
     fn account_status(&self, account: &AccountId) -> Result<AccountStatusView> {

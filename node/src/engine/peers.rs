@@ -14,6 +14,7 @@ use rusqlite::params;
 
 use super::outgoing::WINDOW;
 use super::sets::Sets;
+use super::shelving::Shelf;
 use super::{Effect, Engine, blob, one};
 use crate::error::Result;
 
@@ -135,8 +136,8 @@ pub(super) enum Purpose {
     Keys(AccountId, AccountId),
     /// Which nodes do you know?
     Nodes,
-    /// Are these mailboxes the same?
-    Compare(AccountId),
+    /// Are these mailboxes the same? Which pages were there when it was asked.
+    Compare(AccountId, Shelf),
     /// A step of reconciliation; of a repair's round, or 0.
     Reconcile(AccountId, Set, u64, Time),
     /// Does a keeper still hold a page? The right answer.
@@ -219,6 +220,8 @@ pub(super) struct Due {
     pub(super) attest: Time,
     /// How far back mailboxes are compared with which node.
     pub(super) windows: BTreeMap<(AccountId, NodeId), Window>,
+    /// New devices of accounts that live here, and were restored elsewhere.
+    pub(super) successors: BTreeMap<AccountId, CheckedRecord>,
     /// Restores that ended, until they are begun again.
     pub(super) restored: BTreeMap<AccountId, crate::view::RestoreView>,
     /// Keepers that are gone, and those that take their place.

@@ -129,7 +129,11 @@ impl Engine {
                 statements,
                 envelopes,
                 archive,
-            } => self.compare_answer(from, mailbox, record, [statements, envelopes, archive])?,
+                sign,
+            } => {
+                let hashes = [statements, envelopes, archive];
+                self.compare_answer(from, mailbox, record, hashes, sign)?
+            }
             Request::Reconcile {
                 mailbox,
                 set,
@@ -164,10 +168,12 @@ impl Engine {
             (Purpose::Audit(account, right), response) => {
                 self.audit_answer(account, node, right, &response)
             }
-            (Purpose::Compare(mailbox), Response::Newer(record)) => {
+            (Purpose::Compare(mailbox, _), Response::Newer(record)) => {
                 self.newer_own_record(mailbox, record)
             }
-            (Purpose::Compare(mailbox), Response::No { .. }) => self.no_part_there(mailbox, node),
+            (Purpose::Compare(mailbox, _), Response::No { .. }) => {
+                self.no_part_there(mailbox, node)
+            }
             (Purpose::Head(account), Response::Head { epoch, number }) => {
                 self.head_answer(account, node, epoch, number)
             }
@@ -196,13 +202,19 @@ impl Engine {
                 },
             ) => self.keys_answer(account, contact, record, keys, one_time),
             (
-                Purpose::Compare(mailbox),
+                Purpose::Compare(mailbox, asked),
                 Response::Digest {
                     statements,
                     envelopes,
                     archive,
+                    shelf,
                 },
-            ) => self.compare_result(mailbox, node, statements, envelopes, archive),
+            ) => {
+                if let Some(shelf) = shelf {
+                    self.shelf_receipt(mailbox, node, asked, &shelf)?;
+                }
+                self.compare_result(mailbox, node, statements, envelopes, archive)
+            }
             (Purpose::Reconcile(mailbox, set, round, since), Response::Reconcile(message)) => {
                 self.reconcile_step(mailbox, node, set, (round, since), &message)
             }

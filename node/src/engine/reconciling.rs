@@ -11,6 +11,7 @@ use pumasi_protocol::wire::{BATCH_BYTES, Frame, Parcel, Request, Response, Set};
 use rusqlite::params;
 
 use super::peers::Purpose;
+use super::shelving::Shelf;
 use super::{Engine, blob, one};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -22,10 +23,10 @@ const RECENT: u64 = 600 * SECOND;
 const FULL_EVERY: u64 = 60 * SECOND;
 
 impl Engine {
-    /// Whether a node has a part in a mailbox: its owner's home or one of its keepers.
+    /// Whether a node has a part in a mailbox: its owner's home, also the next one, or one of its keepers.
     pub(super) fn takes_part(&mut self, mailbox: &AccountId, node: &NodeId) -> Result<bool> {
         if let Some(own) = self.accounts.get(mailbox) {
-            return Ok(own.record.keeper(node).is_some());
+            return Ok(own.record.keeper(node).is_some() || self.is_successor(mailbox, node));
         }
         if let Some(restoring) = self.restoring.get(mailbox) {
             return Ok(restoring.reads_from(node));
@@ -93,8 +94,13 @@ impl Engine {
             statements,
             envelopes,
             archive,
+            sign: self.wants_shelf(&mailbox, &node, archive)?,
         };
-        self.ask(node, request, Purpose::Compare(mailbox));
+        let asked = Shelf {
+            pages: archive,
+            at: self.now,
+        };
+        self.ask(node, request, Purpose::Compare(mailbox, asked));
         Ok(())
     }
 
@@ -104,6 +110,7 @@ impl Engine {
         mailbox: AccountId,
         theirs: RecordVersion,
         [statements, envelopes, archive]: [Hash; 3],
+        sign: bool,
     ) -> Result<Response> {
         let ours = self.version(&mailbox)?;
         if theirs < ours && theirs > RecordVersion::default() {
@@ -122,10 +129,17 @@ impl Engine {
             return Ok(no_part());
         };
         let ours = sets.hashes();
+        let level = ours[2] == archive;
+        let shelf = if sign && level {
+            self.sign_shelf(&mailbox, archive)?
+        } else {
+            None
+        };
         Ok(Response::Digest {
             statements: ours[0] != statements,
             envelopes: ours[1] != envelopes,
-            archive: ours[2] != archive,
+            archive: !level,
+            shelf,
         })
     }
 
@@ -189,8 +203,6 @@ impl Engine {
         }
         if archive {
             self.begin_since(mailbox, node, Set::Archive, since)?;
-        } else {
-            self.claims_pages(mailbox, node);
         }
         Ok(())
     }
@@ -241,23 +253,9 @@ impl Engine {
 
     fn view(&self, mailbox: &AccountId, set: Set, since: Time) -> Result<SetView> {
         let since = i64::try_from(since.0).unwrap_or(i64::MAX);
-        let sql = match set {
-            Set::Statements => {
-                "SELECT time, hash FROM statements
-                 WHERE mailbox = ?1 AND time >= ?2 AND lasting < 2"
-            }
-            Set::Envelopes => {
-                "SELECT created, envelope FROM envelopes
-                 WHERE mailbox = ?1 AND created >= ?2 AND hidden IS NULL"
-            }
-            Set::Archive => {
-                "SELECT time, page FROM pages
-                 WHERE mailbox = ?1 AND time >= ?2 AND hidden IS NULL"
-            }
-        };
         let items: Vec<Item> = self
             .db
-            .prepare_cached(sql)?
+            .prepare_cached(items_sql(set))?
             .query_map(params![mailbox.0, since], |row| {
                 Ok(Item {
                     time: Time(row.get(0)?),
@@ -459,6 +457,25 @@ impl Engine {
             );
         }
         Ok(())
+    }
+}
+
+/// The items of a set. An index holds each answer whole: read row by row from the tables, a mailbox
+/// would be read from the disk with all its contents at every comparison after a reconnect.
+pub(super) const fn items_sql(set: Set) -> &'static str {
+    match set {
+        Set::Statements => {
+            "SELECT time, hash FROM statements
+             WHERE mailbox = ?1 AND time >= ?2 AND lasting < 2"
+        }
+        Set::Envelopes => {
+            "SELECT created, envelope FROM envelopes
+             WHERE mailbox = ?1 AND created >= ?2 AND hidden IS NULL"
+        }
+        Set::Archive => {
+            "SELECT time, page FROM pages
+             WHERE mailbox = ?1 AND time >= ?2 AND hidden IS NULL"
+        }
     }
 }
 

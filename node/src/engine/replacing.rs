@@ -35,6 +35,9 @@ const STATEMENTS_FRESH: u64 = 30 * DAY;
 /// A keeper that failed or refused is not asked again for this long.
 pub(super) const GONE_FOR: u64 = 60 * 60 * SECOND;
 
+/// What to do when too few keepers are left for a change of the list.
+const WORDS_GO_ON: &str = "If they burned, only the account's 24 words go on: run `pumasi restore` with an empty data directory, here or on another machine, and an address of this node behind --bootstrap, while this node runs";
+
 /// Why a keeper counts as gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gone {
@@ -132,9 +135,9 @@ impl Engine {
             // Who comes changes nothing about who must be there.
             Some(&placeholder()),
         ) else {
-            return Ok(Err(
-                "too few other keepers are left that hold everything: it cannot be replaced before they are filled, or before the account is restored with its words (pumasi restore)".into(),
-            ));
+            return Ok(Err(format!(
+                "too few other keepers are left that hold everything: it cannot be replaced before they are filled. {WORDS_GO_ON}"
+            )));
         };
         let needed = fence(&next, copies);
         let able = next
@@ -145,7 +148,7 @@ impl Engine {
             .count();
         Ok(if able < needed {
             Err(format!(
-                "{able} of the {needed} other keepers that are needed for it can be reached. If the others burned, too, only a restore with the words goes on (pumasi restore)"
+                "{able} of the {needed} other keepers that are needed for it can be reached. {WORDS_GO_ON}"
             ))
         } else {
             Ok(())
@@ -191,6 +194,13 @@ impl Engine {
     pub(super) fn let_go(&mut self, account: AccountId, node: NodeId) -> Result<()> {
         if let Some(shared) = self.due.sharing.get_mut(&node) {
             shared.remove(&account);
+        }
+        for table in ["failed_keepers", "shelf_receipts"] {
+            self.db
+                .prepare_cached(&format!(
+                    "DELETE FROM {table} WHERE account = ?1 AND keeper = ?2"
+                ))?
+                .execute(params![account.0, node.0])?;
         }
         if self.due.repairs.gone.remove(&(account, node)).is_some() {
             let until = self.now.plus(GONE_FOR);

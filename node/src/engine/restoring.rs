@@ -113,7 +113,19 @@ impl Restoring {
 
     /// Keepers that the account had, those that are read, and how many must be.
     pub(super) fn keepers_now(&self) -> [usize; 3] {
-        [self.keepers().len(), self.fenced.len(), self.needed()]
+        let keepers = self.keepers();
+        let read = keepers
+            .iter()
+            .filter(|keeper| self.fenced.contains(&keeper.place.node))
+            .count();
+        [keepers.len(), read, self.needed()]
+    }
+
+    /// Who is to refuse older devices, and is read then: the keepers, and the old home, should it live.
+    fn sources(&self) -> Vec<NodeId> {
+        let mut nodes: Vec<NodeId> = self.keepers().iter().map(|k| k.place.node).collect();
+        nodes.extend(self.found.as_ref().map(|found| found.record.home.node));
+        nodes
     }
 
     fn keepers(&self) -> Vec<KeeperEntry> {
@@ -417,8 +429,9 @@ impl Engine {
         // The keepers are others than was thought: begin anew with those, under a higher epoch.
         restoring.phase = Phase::Locating;
         restoring.news = now;
-        for keeper in &record.record.keepers {
-            let Place { node, addresses } = keeper.place.clone();
+        let keepers = record.record.keepers.iter().map(|keeper| &keeper.place);
+        for place in keepers.chain([&record.record.home]) {
+            let Place { node, addresses } = place.clone();
             restoring.places.insert(node, addresses);
         }
         restoring.found = Some(record);
@@ -493,12 +506,8 @@ impl Engine {
             record: device.record.signed.clone(),
             keys: device.keys.clone(),
         };
-        let mut nodes: Vec<NodeId> = restoring
-            .keepers()
-            .iter()
-            .map(|keeper| keeper.place.node)
-            .filter(|node| *node != me && !restoring.fenced.contains(node))
-            .collect();
+        let mut nodes = restoring.sources();
+        nodes.retain(|node| *node != me && !restoring.fenced.contains(node));
         let places = restoring.places.clone();
         // First each says which record it has: one that knows of other keepers must be heard.
         let asked = restoring.asked.clone();

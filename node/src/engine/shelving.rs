@@ -6,14 +6,27 @@ use pumasi_protocol::archive::{
 };
 use pumasi_protocol::codec;
 use pumasi_protocol::crypto::Signed;
-use pumasi_protocol::mailbox::{IDS_MAX, NotAdmitted, RETENTION_MAX};
-use pumasi_protocol::types::{AccountId, EnvelopeId, NodeId};
+use pumasi_protocol::mailbox::{
+    CLOCK_AHEAD_MAX, IDS_MAX, NotAdmitted, RETENTION_MAX, ShelfReceipt,
+};
+use pumasi_protocol::types::{AccountId, EnvelopeId, Hash, NodeId, Time};
 use pumasi_protocol::wire::{Frame, Refused, Response};
 use rusqlite::params;
 
 use super::sets::Moved;
 use super::{Engine, one};
 use crate::error::Result;
+
+/// A shelf receipt is asked for again when what is left of its time is less than this.
+const SHELF_FRESH: u64 = RETENTION_MAX / 2;
+
+/// The live pages of an own archive when a keeper was asked about them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shelf {
+    /// Hash over the set.
+    pub(super) pages: Hash,
+    pub(super) at: Time,
+}
 
 impl Engine {
     /// Pages came from a node.
@@ -283,6 +296,110 @@ impl Engine {
             .filter_map(|(_, _, bytes)| codec::decode(bytes).ok())
             .collect();
         self.send_pages(to, mailbox, pages)
+    }
+
+    /// Whether a keeper of an own account has not signed yet for all pages that are live now.
+    pub(super) fn wants_shelf(
+        &self,
+        account: &AccountId,
+        keeper: &NodeId,
+        pages: Hash,
+    ) -> Result<bool> {
+        if !self.accounts.contains_key(account) {
+            return Ok(false);
+        }
+        let fresh = self.now.plus(SHELF_FRESH);
+        let signed = self
+            .db
+            .prepare_cached(
+                // A page of the very moment of the question is not counted as meant by it.
+                "SELECT 1 FROM shelf_receipts
+                 WHERE account = ?1 AND keeper = ?2 AND pages = ?3 AND until > ?4
+                   AND NOT EXISTS (SELECT 1 FROM pages
+                     WHERE mailbox = ?1 AND hidden IS NULL AND time >= asked)",
+            )?
+            .exists(params![account.0, keeper.0, pages.0, fresh.0])?;
+        Ok(!signed)
+    }
+
+    /// Signs that every page is here which the owner of a kept mailbox has: the sets are the same.
+    pub(super) fn sign_shelf(
+        &mut self,
+        mailbox: &AccountId,
+        pages: Hash,
+    ) -> Result<Option<Signed<ShelfReceipt>>> {
+        let keeper = self.me;
+        let Some(record) = self.kept_record(mailbox)? else {
+            return Ok(None);
+        };
+        if record.keeper(&keeper).is_none() {
+            return Ok(None);
+        }
+        let receipt = ShelfReceipt {
+            mailbox: *mailbox,
+            record: record.version(),
+            keeper,
+            until: self.now.plus(RETENTION_MAX),
+            pages,
+        };
+        Ok(Some(Signed::sign(&receipt, &self.key)))
+    }
+
+    /// A keeper signed for all pages of an own archive that were live when it was asked.
+    pub(super) fn shelf_receipt(
+        &mut self,
+        account: AccountId,
+        node: NodeId,
+        asked: Shelf,
+        signed: &Signed<ShelfReceipt>,
+    ) -> Result<()> {
+        let Some(own) = self.accounts.get(&account) else {
+            return Ok(());
+        };
+        let Ok(receipt) = signed.open(&node.0) else {
+            tracing::info!(?node, "a shelf receipt is not signed by its keeper");
+            return Ok(());
+        };
+        let fits = receipt.mailbox == account
+            && receipt.keeper == node
+            && receipt.pages == asked.pages
+            && receipt.record == own.record.version()
+            && own.record.keeper(&node).is_some();
+        if !fits {
+            return Ok(());
+        }
+        let until = receipt
+            .until
+            .min(self.now.plus(RETENTION_MAX + CLOCK_AHEAD_MAX));
+        self.db
+            .prepare_cached(
+                "INSERT OR REPLACE INTO shelf_receipts (account, keeper, pages, asked, until, bytes)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![
+                account.0,
+                node.0,
+                receipt.pages.0,
+                asked.at.0,
+                until.0,
+                codec::encode(signed)
+            ])?;
+        Ok(())
+    }
+
+    /// Until when pages were written for all of which a keeper has signed at once.
+    pub(super) fn shelf_signed(
+        &self,
+        account: &AccountId,
+        keeper: &NodeId,
+    ) -> Result<Option<Time>> {
+        let asked: Option<u64> = one(self
+            .db
+            .prepare_cached(
+                "SELECT asked FROM shelf_receipts WHERE account = ?1 AND keeper = ?2 AND until > ?3",
+            )?
+            .query_row(params![account.0, keeper.0, self.now.0], |row| row.get(0)))?;
+        Ok(asked.map(Time))
     }
 
     /// How far the archive goes that is kept for an account.

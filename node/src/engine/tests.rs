@@ -6,6 +6,7 @@ mod hostile;
 mod network;
 mod opening;
 mod payments;
+mod proofs;
 mod replace;
 mod restore;
 mod returning;

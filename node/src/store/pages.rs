@@ -82,14 +82,10 @@ fn place(page: u32) -> u64 {
 }
 
 fn damaged(directory: &Path, what: &str) -> Error {
-    Error::new(
-        ErrorKind::Storage,
-        format!(
-            "{} {what}. Nothing was started and nothing was changed. Bring the accounts back from their \
-             24 words in an empty data directory",
-            super::database(directory).display()
-        ),
-    )
+    Error::damage(format!(
+        "{} {what}. Bring the accounts back from their 24 words in an empty data directory",
+        super::database(directory).display()
+    ))
 }
 
 fn failed(directory: &Path) -> impl Fn(io::Error) -> Error {
@@ -172,9 +168,17 @@ pub(crate) fn check(directory: &Path) -> Result<Checked> {
         return Err(damaged(
             directory,
             &format!(
-                "is damaged, or was changed by another program: {} of its pages do not match their \
-                 checksums (page {}{more})",
-                wrong.len(),
+                "is damaged, or was changed by another program: {} not match {} (page {}{more})",
+                if wrong.len() == 1 {
+                    "1 of its pages does".to_owned()
+                } else {
+                    format!("{} of its pages do", wrong.len())
+                },
+                if wrong.len() == 1 {
+                    "its checksum"
+                } else {
+                    "their checksums"
+                },
                 wrong[..wrong.len().min(NAMED)].join(", ")
             ),
         ));

@@ -163,6 +163,26 @@ CREATE TABLE receipt_items (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX receipt_items_receipt ON receipt_items (receipt);
 
+-- The last shelf receipt of each keeper: it signed that it holds every page of an own account's archive
+-- that was live when it was asked.
+CREATE TABLE shelf_receipts (
+  account BLOB NOT NULL,
+  keeper  BLOB NOT NULL,
+  pages   BLOB NOT NULL,             -- hash over the set
+  asked   INTEGER NOT NULL,
+  until   INTEGER NOT NULL,
+  bytes   BLOB NOT NULL,
+  PRIMARY KEY (account, keeper)
+) STRICT, WITHOUT ROWID;
+
+-- Keepers of own accounts that could not prove that they hold what they signed for. A row goes when the
+-- keeper is listed no more.
+CREATE TABLE failed_keepers (
+  account BLOB NOT NULL,
+  keeper  BLOB NOT NULL,
+  PRIMARY KEY (account, keeper)
+) STRICT, WITHOUT ROWID;
+
 -- What owners said about their mailboxes: own accounts' and kept ones'.
 CREATE TABLE statements (
   id      INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -172,7 +192,7 @@ CREATE TABLE statements (
   lasting INTEGER NOT NULL,          -- 0: passing; 1: grants, revocations; 2: for one sender only
   bytes   BLOB NOT NULL
 ) STRICT;
-CREATE INDEX statements_mailbox ON statements (mailbox, time);
+CREATE INDEX statements_mailbox ON statements (mailbox, time, lasting, hash);
 CREATE INDEX statements_time ON statements (time) WHERE lasting <> 1;
 -- Envelopes that their owner has acknowledged, and by which statement.
 CREATE TABLE acknowledged (
@@ -214,7 +234,7 @@ CREATE TABLE envelopes (
   seals      BLOB NOT NULL,          -- names of the seal keys it needs, 16 bytes each
   bytes      BLOB NOT NULL
 ) STRICT;
-CREATE INDEX envelopes_live ON envelopes (mailbox, created) WHERE hidden IS NULL;
+CREATE INDEX envelopes_live ON envelopes (mailbox, created, envelope, hidden) WHERE hidden IS NULL;
 CREATE INDEX envelopes_hidden ON envelopes (hidden) WHERE hidden IS NOT NULL AND covered = 1;
 CREATE INDEX envelopes_expires ON envelopes (expires);
 CREATE TABLE encapsulations (
@@ -246,7 +266,7 @@ CREATE TABLE pages (
   hidden    INTEGER,                 -- when a segment took its place
   bytes     BLOB NOT NULL            -- Signed<Page>
 ) STRICT;
-CREATE INDEX pages_live ON pages (mailbox, time) WHERE hidden IS NULL;
+CREATE INDEX pages_live ON pages (mailbox, time, page, hidden) WHERE hidden IS NULL;
 CREATE INDEX pages_place ON pages (mailbox, epoch, number);
 CREATE INDEX pages_runs ON pages (mailbox, run_epoch, run_first) WHERE run_epoch IS NOT NULL;
 CREATE INDEX pages_hidden ON pages (hidden) WHERE hidden IS NOT NULL;

@@ -20,7 +20,7 @@ use pumasi_protocol::line::{
     Entry, EntryRecord, EquivocationProof, IouRecord, Known, Line, Stamp, line_id,
 };
 use pumasi_protocol::locator::{self, Locator};
-use pumasi_protocol::mailbox::{self, Action, CustodyReceipt, Statement, Usage};
+use pumasi_protocol::mailbox::{self, Action, CustodyReceipt, ShelfReceipt, Statement, Usage};
 use pumasi_protocol::record::{AccountRecord, CheckedRecord, KeyBundle, NodeRecord, OneTimeKey};
 use pumasi_protocol::types::{
     AccountId, Amount, ConversationId, DeviceKey, EnvelopeId, Hash, LineId, MessageId, NodeId,
@@ -43,7 +43,7 @@ static RECORDS: LazyLock<[CheckedRecord; 2]> =
 type Check = fn(&[u8]);
 
 /// The kinds by name. The first byte of an input is a place in this list, so new ones go to the end.
-pub(crate) const KINDS: [(&str, Check); 36] = [
+pub(crate) const KINDS: [(&str, Check); 38] = [
     ("frame", frame),
     ("envelope", envelope),
     ("sealed", sealed),
@@ -80,6 +80,8 @@ pub(crate) const KINDS: [(&str, Check); 36] = [
     ("entry-record", same_only::<EntryRecord>),
     ("chat", chat),
     ("text", text),
+    ("shelf-receipt", same_only::<ShelfReceipt>),
+    ("signed-shelf-receipt", signed::<ShelfReceipt>),
 ];
 
 /// The target.

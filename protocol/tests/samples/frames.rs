@@ -8,7 +8,7 @@ use pumasi_protocol::wire::{Frame, Parcel, Refused, Request, Response, Set, keys
 
 use super::{
     CAPABILITY, DURI, HANA, SEYEON, VERSION, archive, envelope, filler, payloads, receipt, seals,
-    statements,
+    shelf_receipt, statements,
 };
 
 /// All of them, by name.
@@ -105,6 +105,7 @@ pub(crate) fn all() -> Vec<(&'static str, Frame)> {
                 statements: filler(0xa3),
                 envelopes: filler(0xa4),
                 archive: filler(0xa5),
+                sign: true,
             }),
         ),
         (
@@ -199,6 +200,16 @@ pub(crate) fn all() -> Vec<(&'static str, Frame)> {
                 statements: true,
                 envelopes: false,
                 archive: true,
+                shelf: None,
+            }),
+        ),
+        (
+            "answer-digest-signed",
+            response(Response::Digest {
+                statements: false,
+                envelopes: false,
+                archive: false,
+                shelf: Some(SEYEON.by_node(&shelf_receipt())),
             }),
         ),
         (

@@ -16,7 +16,7 @@ use pumasi_protocol::envelope::{
 };
 use pumasi_protocol::identity::{DeviceCertificate, Phrase, RootKeys};
 use pumasi_protocol::invitation::Invitation;
-use pumasi_protocol::mailbox::{Action, CustodyReceipt, RETENTION, Statement};
+use pumasi_protocol::mailbox::{Action, CustodyReceipt, RETENTION, ShelfReceipt, Statement};
 use pumasi_protocol::record::{
     AccountRecord, KeeperEntry, KeyBundle, NodeRecord, OneTimeKey, Place, RecordVersion,
 };
@@ -221,6 +221,17 @@ pub(crate) fn receipt() -> CustodyReceipt {
         keeper: SEYEON.node(),
         until: NOW.plus(RETENTION),
         ids: vec![EnvelopeId([0x81; 32]), EnvelopeId([0x82; 32])],
+    }
+}
+
+/// Seyeon keeps Duri's whole archive.
+pub(crate) fn shelf_receipt() -> ShelfReceipt {
+    ShelfReceipt {
+        mailbox: DURI.account(),
+        record: VERSION,
+        keeper: SEYEON.node(),
+        until: NOW.plus(RETENTION),
+        pages: Hash([0x83; 32]),
     }
 }
 
@@ -476,6 +487,12 @@ pub(crate) fn all() -> Vec<Encoded> {
     all.push(one(
         "signed-custody-receipt",
         codec::encode(&SEYEON.by_node(&receipt)),
+    ));
+    let shelf = shelf_receipt();
+    all.push(one("shelf-receipt", codec::encode(&shelf)));
+    all.push(one(
+        "signed-shelf-receipt",
+        codec::encode(&SEYEON.by_node(&shelf)),
     ));
     let certificate = HANA.certificate();
     all.push(one("device-certificate", certificate.bytes().to_vec()));

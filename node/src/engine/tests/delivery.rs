@@ -374,3 +374,36 @@ fn a_short_text_costs_less_than_nine_hundred_bytes_per_copy() {
         "{archived} bytes of archive per keeper, both ends"
     );
 }
+
+/// The ratchet keeps the keys of 40 skipped messages, no more.
+#[test]
+fn two_hundred_texts_that_waited_open_at_once_whoever_brings_them() {
+    for (seed, sender_lives) in [(36, true), (37, false), (38, true), (39, false)] {
+        let (mut net, ids) = Net::with(seed, &FOUR);
+        net.settle_keepers(3);
+        let (hana, bora) = ((0, ids[0]), (1, ids[1]));
+        net.meet(hana, bora);
+        net.send(hana, ids[1], "before");
+        net.run(5_000);
+        net.kill(1);
+        for number in 0..200 {
+            net.send(hana, ids[1], &number.to_string());
+            if number % 50 == 49 {
+                net.run(300);
+                net.restart(0);
+            }
+        }
+        net.run(10_000);
+        if !sender_lives {
+            net.kill(0);
+        }
+        net.restart(1);
+        net.until("all are there", 60, |net| {
+            net.received(1, ids[1], ids[0]).len() == 201
+        });
+        net.run(5_000);
+        // What cannot be opened stays counted, also when it was sealed again.
+        let unopened = net.members[1].engine.unopened(&ids[1]).unwrap();
+        assert_eq!(unopened, 0, "seed {seed}");
+    }
+}

@@ -11,7 +11,9 @@ use pumasi_protocol::wire::{Frame, Parcel};
 
 use super::network::{FOUR, Net};
 use crate::check::{self, Fault};
+use crate::engine::accounts::sign_record;
 use crate::engine::{Effect, Input};
+use crate::ratchet::PeerSessions;
 
 fn deliver(net: &mut Net, to: usize, from: usize, frame: &Frame) {
     let from = net.members[from].id;
@@ -309,7 +311,7 @@ fn a_contact_whose_keys_cannot_be_used_stops_nobody() {
     let (me, contact) = (ids[0], ids[1]);
     net.call(0, move |engine| {
         // No session yet, so one must be begun with those keys.
-        engine.known_contact(me, contact)?.sessions = crate::ratchet::PeerSessions::empty();
+        engine.known_contact(me, contact)?.sessions = PeerSessions::empty();
         engine.keys_answer(me, contact, record, keys, None)
     })
     .unwrap();
@@ -319,4 +321,40 @@ fn a_contact_whose_keys_cannot_be_used_stops_nobody() {
         net.message(0, ids[0], &sent.id).state == State::Delivered
     });
     assert_eq!(net.message(0, ids[0], &stuck.id).state, State::Saved);
+}
+
+#[test]
+fn a_contact_whose_ratchet_key_cannot_be_used_does_not_stop_the_node() {
+    let (mut net, ids) = Net::with(75, &FOUR);
+    net.settle_keepers(3);
+    let (hana, bora) = (ids[0], ids[1]);
+    net.meet((0, hana), (1, bora));
+    net.run(5_000);
+    // Bora's device signs that its ratchet key is a point of small order.
+    let own = &net.members[1].engine.accounts[&bora];
+    let mut bundle = own.keys.unverified().unwrap();
+    bundle.ratchet_identity = [0; 32];
+    let keys = Signed::sign(&bundle, &own.device);
+    let mut record = own.record.record.clone();
+    record.version += 1;
+    record.keys = keys.hash();
+    let record = sign_record(&record, &own.device).unwrap().signed;
+    net.call(0, move |engine| {
+        engine.known_contact(hana, bora)?.sessions = PeerSessions::empty();
+        engine.keys_answer(hana, bora, record, keys, None)
+    })
+    .unwrap();
+    let sent = net.send((0, hana), bora, "waits for a key");
+    net.run(2_000);
+    assert_eq!(net.message(0, hana, &sent.id).state, State::Saved);
+    // With a record that is newer still, and right, everything goes on.
+    for name in ["bora of anyang", "bora"] {
+        net.call(1, move |engine| {
+            engine.change_record(&bora, |record| record.name = name.into())
+        })
+        .unwrap();
+    }
+    net.until("it arrived", 60, |net| {
+        net.received(1, bora, hana) == ["waits for a key"]
+    });
 }

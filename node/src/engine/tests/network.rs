@@ -96,6 +96,20 @@ impl Net {
         (net, accounts)
     }
 
+    /// The four people, and empty nodes in buildings of their own, that offer to keep: to come back on,
+    /// or to take the place of a keeper. Everybody has three keepers.
+    pub(super) fn with_spares(seed: u64, buildings: &[&str]) -> (Self, Vec<AccountId>) {
+        let (mut net, accounts) = Self::with(seed, &FOUR);
+        for building in buildings {
+            let spare = net.add(building);
+            for other in 0..spare {
+                net.link(spare, other);
+            }
+        }
+        net.settle_keepers(3);
+        (net, accounts)
+    }
+
     pub(super) fn add(&mut self, building: &str) -> usize {
         let settings = Settings {
             network: "story".into(),

@@ -1,24 +1,11 @@
 //! Stories of what is shown and what is not: deleted texts, and mail that only the words open.
 
-use pumasi_protocol::types::AccountId;
-
-use super::network::{FOUR, Net};
+use super::network::Net;
 use crate::error::ErrorKind;
-
-/// Four people and an empty node, to come back on.
-fn five(seed: u64) -> (Net, Vec<AccountId>) {
-    let (mut net, ids) = Net::with(seed, &FOUR);
-    let spare = net.add("ulsan");
-    for other in 0..spare {
-        net.link(spare, other);
-    }
-    net.settle_keepers(3);
-    (net, ids)
-}
 
 #[test]
 fn a_deleted_text_is_not_shown_when_it_comes_again_nor_after_a_restore() {
-    let (mut net, ids) = five(201);
+    let (mut net, ids) = Net::with_spares(201, &["ulsan"]);
     let (hana, bora) = (ids[0], ids[1]);
     net.meet((0, hana), (1, bora));
     net.send((1, bora), hana, "stays");
@@ -75,7 +62,7 @@ fn a_deleted_text_is_not_shown_when_it_comes_again_nor_after_a_restore() {
 
 #[test]
 fn mail_that_the_device_cannot_open_is_kept_and_opened_by_the_words() {
-    let (mut net, ids) = five(202);
+    let (mut net, ids) = Net::with_spares(202, &["ulsan"]);
     let (hana, bora) = (ids[0], ids[1]);
     net.meet((0, hana), (1, bora));
     net.send((1, bora), hana, "one");
@@ -117,7 +104,7 @@ fn mail_that_the_device_cannot_open_is_kept_and_opened_by_the_words() {
 
 #[test]
 fn late_mail_for_a_device_that_is_gone_is_opened_by_the_words() {
-    let (mut net, ids) = five(203);
+    let (mut net, ids) = Net::with_spares(203, &["ulsan"]);
     let (hana, bora) = (ids[0], ids[1]);
     net.meet((0, hana), (1, bora));
     net.run(3_000);

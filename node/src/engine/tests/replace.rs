@@ -8,27 +8,14 @@ use pumasi_protocol::succession::is_reading;
 use pumasi_protocol::types::{AccountId, NodeId};
 use rusqlite::params;
 
-use super::network::{FOUR, Net, REPLACE_AFTER};
+use super::network::{Net, REPLACE_AFTER};
 
-/// Six buildings: four with people, two empty nodes that offer to keep.
-fn six(seed: u64) -> (Net, Vec<AccountId>) {
-    let (mut net, ids) = Net::with(seed, &FOUR);
-    for building in ["ulsan", "sejong"] {
-        let spare = net.add(building);
-        for other in 0..spare {
-            net.link(spare, other);
-        }
-    }
-    net.settle_keepers(3);
-    (net, ids)
-}
-
-fn keepers(net: &Net, node: usize, account: AccountId) -> Vec<KeeperEntry> {
+pub(super) fn keepers(net: &Net, node: usize, account: AccountId) -> Vec<KeeperEntry> {
     let own = &net.members[node].engine.accounts[&account];
     own.record.record.keepers.clone()
 }
 
-fn members_of(net: &Net, node: usize, account: AccountId) -> Vec<usize> {
+pub(super) fn members_of(net: &Net, node: usize, account: AccountId) -> Vec<usize> {
     keepers(net, node, account)
         .iter()
         .map(|keeper| member(net, &keeper.place.node))
@@ -171,7 +158,7 @@ fn assert_nothing_safe_is_missing(
 
 #[test]
 fn a_burned_keeper_is_replaced_and_filled_and_nothing_safe_is_missing_on_the_way() {
-    let (mut net, ids) = six(201);
+    let (mut net, ids) = Net::with_spares(201, &["ulsan", "sejong"]);
     net.meet((0, ids[0]), (1, ids[1]));
     for number in 0..80 {
         net.send((0, ids[0]), ids[1], &format!("before {number}"));
@@ -221,7 +208,7 @@ fn a_burned_keeper_is_replaced_and_filled_and_nothing_safe_is_missing_on_the_way
 
 #[test]
 fn a_keeper_that_flaps_is_not_replaced_before_its_time() {
-    let (mut net, ids) = six(202);
+    let (mut net, ids) = Net::with_spares(202, &["ulsan", "sejong"]);
     let before = keepers(&net, 0, ids[0]);
     let flapping = members_of(&net, 0, ids[0])[0];
     for _ in 0..4 {
@@ -235,7 +222,7 @@ fn a_keeper_that_flaps_is_not_replaced_before_its_time() {
 
 #[test]
 fn a_keeper_that_dropped_pages_and_says_that_it_has_them_is_found_and_replaced() {
-    let (mut net, ids) = six(203);
+    let (mut net, ids) = Net::with_spares(203, &["ulsan", "sejong"]);
     net.meet((0, ids[0]), (1, ids[1]));
     for number in 0..10 {
         net.send((0, ids[0]), ids[1], &number.to_string());
@@ -260,7 +247,7 @@ fn a_keeper_that_dropped_pages_and_says_that_it_has_them_is_found_and_replaced()
 
 #[test]
 fn honest_keepers_pass_their_audits_and_silence_is_no_failure() {
-    let (mut net, ids) = six(204);
+    let (mut net, ids) = Net::with_spares(204, &["ulsan", "sejong"]);
     net.meet((0, ids[0]), (1, ids[1]));
     net.run(30_000);
     let before = keepers(&net, 0, ids[0]);
@@ -282,7 +269,7 @@ fn honest_keepers_pass_their_audits_and_silence_is_no_failure() {
 
 #[test]
 fn a_keeper_that_says_no_is_replaced() {
-    let (mut net, ids) = six(205);
+    let (mut net, ids) = Net::with_spares(205, &["ulsan", "sejong"]);
     net.meet((0, ids[0]), (1, ids[1]));
     net.run(5_000);
     let leaver = members_of(&net, 0, ids[0])[0];
@@ -302,7 +289,7 @@ fn a_keeper_that_says_no_is_replaced() {
 #[test]
 fn a_replacement_that_is_cut_off_by_restarts_goes_on() {
     for step in 0..10_u64 {
-        let (mut net, ids) = six(206);
+        let (mut net, ids) = Net::with_spares(206, &["ulsan", "sejong"]);
         net.meet((0, ids[0]), (1, ids[1]));
         for number in 0..20 {
             net.send((0, ids[0]), ids[1], &number.to_string());
@@ -344,7 +331,7 @@ fn a_replacement_that_is_cut_off_by_restarts_goes_on() {
 
 #[test]
 fn with_two_of_three_keepers_gone_nothing_is_replaced_and_the_words_go_on() {
-    let (mut net, ids) = six(207);
+    let (mut net, ids) = Net::with_spares(207, &["ulsan", "sejong"]);
     net.meet((0, ids[0]), (1, ids[1]));
     net.send((0, ids[0]), ids[1], "kept");
     net.run(5_000);
@@ -388,7 +375,7 @@ fn with_two_of_three_keepers_gone_nothing_is_replaced_and_the_words_go_on() {
 
 #[test]
 fn a_keeper_that_comes_back_after_it_was_replaced_takes_nothing_new_and_ends() {
-    let (mut net, ids) = six(208);
+    let (mut net, ids) = Net::with_spares(208, &["ulsan", "sejong"]);
     net.meet((0, ids[0]), (1, ids[1]));
     net.send((0, ids[0]), ids[1], "one");
     net.run(5_000);
@@ -444,7 +431,7 @@ fn a_keeper_that_comes_back_after_it_was_replaced_takes_nothing_new_and_ends() {
 
 #[test]
 fn a_restore_during_a_replacement_finds_everything() {
-    let (mut net, ids) = six(209);
+    let (mut net, ids) = Net::with_spares(209, &["ulsan", "sejong"]);
     net.meet((0, ids[0]), (1, ids[1]));
     for number in 0..30 {
         net.send((0, ids[0]), ids[1], &format!("mine {number}"));
@@ -486,7 +473,7 @@ fn a_restore_during_a_replacement_finds_everything() {
 
 #[test]
 fn two_keepers_that_burn_one_after_the_other_are_both_replaced() {
-    let (mut net, ids) = six(210);
+    let (mut net, ids) = Net::with_spares(210, &["ulsan", "sejong"]);
     net.meet((0, ids[0]), (1, ids[1]));
     for number in 0..20 {
         net.send((0, ids[0]), ids[1], &number.to_string());
@@ -506,7 +493,7 @@ fn two_keepers_that_burn_one_after_the_other_are_both_replaced() {
 
 #[test]
 fn a_joining_keeper_that_burns_is_replaced_itself() {
-    let (mut net, ids) = six(211);
+    let (mut net, ids) = Net::with_spares(211, &["ulsan", "sejong"]);
     net.run(5_000);
     let burned = members_of(&net, 0, ids[0])[0];
     net.burn(burned);
@@ -524,7 +511,7 @@ fn a_joining_keeper_that_burns_is_replaced_itself() {
 
 #[test]
 fn a_keeper_away_for_a_day_and_for_an_epoch_is_level_within_ten_seconds() {
-    let (mut net, ids) = six(212);
+    let (mut net, ids) = Net::with_spares(212, &["ulsan", "sejong"]);
     for node in 0..net.members.len() {
         net.members[node].engine.settings.replace_after = 7 * 24 * 3_600_000;
     }
@@ -572,77 +559,8 @@ fn a_keeper_away_for_a_day_and_for_an_epoch_is_level_within_ten_seconds() {
 }
 
 #[test]
-fn an_idle_check_of_equal_sets_costs_400_bytes_at_most() {
-    let (mut net, ids) = six(213);
-    net.meet((0, ids[0]), (1, ids[1]));
-    for number in 0..20 {
-        net.send((0, ids[0]), ids[1], &number.to_string());
-    }
-    net.run(60_000);
-    // One comparison, and nothing else.
-    let keeper = net.members[members_of(&net, 0, ids[0])[0]].id;
-    let me = ids[0];
-    let before = net.bytes + net.archive_bytes;
-    net.call(0, move |engine| engine.compare(me, keeper))
-        .unwrap();
-    net.run(20);
-    let cost = net.bytes + net.archive_bytes - before;
-    assert!(cost > 0 && cost <= 400, "{cost} bytes");
-}
-
-#[test]
-fn a_drill_says_what_a_fire_would_leave_and_notices_what_is_not_proven() {
-    let (mut net, ids) = six(214);
-    net.meet((0, ids[0]), (1, ids[1]));
-    for number in 0..10 {
-        net.send((0, ids[0]), ids[1], &number.to_string());
-    }
-    net.run(60_000);
-    let drill = |net: &mut Net, building: &str| {
-        let building = building.to_owned();
-        net.call(0, move |engine| engine.drill(&building)).unwrap()
-    };
-    let place = keepers(&net, 0, ids[0])[0].building.clone();
-    let view = drill(&mut net, &place);
-    let one = &view.accounts[0];
-    assert!(view.survives && !view.here && one.restorable, "{view:?}");
-    assert_eq!((one.keepers_lost, one.keepers_left), (1, 2));
-    assert!(one.pages_safe > 0);
-    let here = drill(&mut net, " Pangyo");
-    assert!(here.here && here.survives, "{here:?}");
-    assert!(
-        here.text.contains("restored from its words"),
-        "{}",
-        here.text
-    );
-    let there = drill(&mut net, "anyang");
-    assert_eq!(there.accounts[0].contacts_there, vec!["bora".to_owned()]);
-    // Without the proofs nothing is claimed.
-    let engine = &mut net.members[0].engine;
-    engine.db.execute("DELETE FROM receipt_items", []).unwrap();
-    engine.due.audits = Default::default();
-    let view = drill(&mut net, &place);
-    assert!(!view.survives);
-    let one = &view.accounts[0];
-    assert_eq!(one.pages_at_risk, one.pages_safe);
-    assert!(!one.at_risk.is_empty() && one.at_risk.len() <= 5);
-    // Two of three gone: too few for a restore once the third would burn.
-    let list = members_of(&net, 0, ids[0]);
-    net.burn(list[1]);
-    net.run(1_000);
-    let report = net
-        .call(0, {
-            let me = ids[0];
-            move |engine| engine.keepers_report(&me)
-        })
-        .unwrap();
-    assert!(report.keepers[1].silent_since.is_some() && !report.keepers[1].connected);
-    assert!(net.call(0, |engine| engine.drill("  ")).is_err());
-}
-
-#[test]
 fn a_keeper_is_not_removed_while_too_few_others_hold_everything() {
-    let (mut net, ids) = six(215);
+    let (mut net, ids) = Net::with_spares(215, &["ulsan", "sejong"]);
     net.run(5_000);
     let burned = members_of(&net, 0, ids[0])[0];
     net.burn(burned);

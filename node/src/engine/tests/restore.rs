@@ -3,23 +3,12 @@
 use pumasi_protocol::delivery::State;
 use pumasi_protocol::types::AccountId;
 
-use super::network::{FOUR, Net};
+use super::network::Net;
 use crate::read;
-
-/// Five buildings: four with people, one empty, to come back in.
-fn five(seed: u64) -> (Net, Vec<AccountId>) {
-    let (mut net, ids) = Net::with(seed, &FOUR);
-    let spare = net.add("ulsan");
-    for other in 0..spare {
-        net.link(spare, other);
-    }
-    net.settle_keepers(3);
-    (net, ids)
-}
 
 #[test]
 fn contacts_and_texts_come_back_on_another_machine() {
-    let (mut net, ids) = five(101);
+    let (mut net, ids) = Net::with_spares(101, &["ulsan"]);
     net.meet((0, ids[0]), (1, ids[1]));
     net.meet((0, ids[0]), (2, ids[2]));
     for number in 0..10 {
@@ -68,7 +57,7 @@ fn contacts_and_texts_come_back_on_another_machine() {
 
 #[test]
 fn what_was_written_and_not_delivered_goes_out_after_the_restore() {
-    let (mut net, ids) = five(102);
+    let (mut net, ids) = Net::with_spares(102, &["ulsan"]);
     net.meet((0, ids[0]), (1, ids[1]));
     net.run(3_000);
     // The reader and its keepers cannot be reached; the writer's keepers can.
@@ -92,7 +81,7 @@ fn what_was_written_and_not_delivered_goes_out_after_the_restore() {
 
 #[test]
 fn the_old_device_learns_that_it_was_replaced_and_signs_nothing_more() {
-    let (mut net, ids) = five(103);
+    let (mut net, ids) = Net::with_spares(103, &["ulsan"]);
     net.meet((0, ids[0]), (1, ids[1]));
     net.run(3_000);
     net.kill(0);
@@ -117,7 +106,7 @@ fn the_old_device_learns_that_it_was_replaced_and_signs_nothing_more() {
 
 #[test]
 fn an_older_copy_of_the_database_is_noticed_before_anything_is_signed() {
-    let (mut net, ids) = five(104);
+    let (mut net, ids) = Net::with_spares(104, &["ulsan"]);
     net.meet((0, ids[0]), (1, ids[1]));
     net.send((0, ids[0]), ids[1], "one");
     net.run(5_000);
@@ -149,7 +138,7 @@ fn an_older_copy_of_the_database_is_noticed_before_anything_is_signed() {
 
 #[test]
 fn of_two_restores_at_once_one_wins_and_the_other_learns_it() {
-    let (mut net, ids) = five(105);
+    let (mut net, ids) = Net::with_spares(105, &["ulsan"]);
     let second = net.add("sejong");
     for other in 0..second {
         net.link(second, other);
@@ -174,7 +163,7 @@ fn of_two_restores_at_once_one_wins_and_the_other_learns_it() {
 
 #[test]
 fn a_node_that_kept_the_mailbox_itself_can_restore_it() {
-    let (mut net, ids) = five(106);
+    let (mut net, ids) = Net::with_spares(106, &["ulsan"]);
     net.meet((0, ids[0]), (1, ids[1]));
     net.send((1, ids[1]), ids[0], "hello");
     net.run(5_000);
@@ -197,7 +186,7 @@ fn a_node_that_kept_the_mailbox_itself_can_restore_it() {
 
 #[test]
 fn everything_is_archived_within_moments_and_the_archive_is_safe() {
-    let (mut net, ids) = five(107);
+    let (mut net, ids) = Net::with_spares(107, &["ulsan"]);
     net.meet((0, ids[0]), (1, ids[1]));
     for number in 0..20 {
         net.send((0, ids[0]), ids[1], &number.to_string());
@@ -212,7 +201,7 @@ fn everything_is_archived_within_moments_and_the_archive_is_safe() {
 
 #[test]
 fn wrong_words_are_refused_and_unknown_ones_find_nobody() {
-    let (mut net, ids) = five(108);
+    let (mut net, ids) = Net::with_spares(108, &["ulsan"]);
     let refused = net
         .call(4, |engine| {
             engine.begin_restore("abandon abandon", None, &[])
@@ -241,7 +230,7 @@ fn wrong_words_are_refused_and_unknown_ones_find_nobody() {
 
 #[test]
 fn a_long_archive_is_put_together_and_restores_the_same() {
-    let (mut net, ids) = five(109);
+    let (mut net, ids) = Net::with_spares(109, &["ulsan"]);
     net.meet((0, ids[0]), (1, ids[1]));
     for number in 0..60 {
         net.send((0, ids[0]), ids[1], &format!("there {number}"));
@@ -330,7 +319,7 @@ fn agreed(net: &Net, a: (usize, AccountId), b: (usize, AccountId)) -> Option<i12
 
 #[test]
 fn balances_come_back_and_payments_go_on() {
-    let (mut net, ids) = five(110);
+    let (mut net, ids) = Net::with_spares(110, &["ulsan"]);
     let (a, b) = (ids[0], ids[1]);
     net.meet((0, a), (1, b));
     limit(&mut net, 0, a, b, 10_000);
@@ -413,7 +402,7 @@ fn two_ends_that_both_burned_agree_again() {
 
 #[test]
 fn what_only_the_other_side_has_comes_back_from_it() {
-    let (mut net, ids) = five(112);
+    let (mut net, ids) = Net::with_spares(112, &["ulsan"]);
     let (a, b) = (ids[0], ids[1]);
     net.meet((0, a), (1, b));
     limit(&mut net, 1, b, a, 10_000);
@@ -441,7 +430,7 @@ fn what_only_the_other_side_has_comes_back_from_it() {
 
 #[test]
 fn a_line_that_a_restored_account_never_used_refuses_without_stopping_the_node() {
-    let (mut net, ids) = five(113);
+    let (mut net, ids) = Net::with_spares(113, &["ulsan"]);
     let (a, b) = (ids[0], ids[1]);
     net.meet((0, a), (1, b));
     net.run(3_000);
@@ -472,7 +461,7 @@ fn letters(net: &Net, node: usize) -> i64 {
 
 #[test]
 fn two_who_both_came_back_fall_silent_when_everything_is_said() {
-    let (mut net, ids) = five(131);
+    let (mut net, ids) = Net::with_spares(131, &["ulsan"]);
     let second = net.add("sejong");
     for other in 0..second {
         net.link(second, other);
@@ -516,7 +505,7 @@ fn two_who_both_came_back_fall_silent_when_everything_is_said() {
 
 #[test]
 fn a_restore_ends_while_mail_keeps_coming_in() {
-    let (mut net, ids) = five(132);
+    let (mut net, ids) = Net::with_spares(132, &["ulsan"]);
     net.meet((0, ids[0]), (1, ids[1]));
     net.meet((0, ids[0]), (2, ids[2]));
     net.run(3_000);
@@ -548,7 +537,7 @@ fn a_restore_ends_while_mail_keeps_coming_in() {
 
 #[test]
 fn what_the_restoring_node_had_hidden_as_a_keeper_is_read_again() {
-    let (mut net, ids) = five(133);
+    let (mut net, ids) = Net::with_spares(133, &["ulsan"]);
     net.meet((0, ids[0]), (1, ids[1]));
     net.run(3_000);
     let keeper = (2..5)

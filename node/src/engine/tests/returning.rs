@@ -1,7 +1,8 @@
 //! Stories of nodes that come back, and of sessions that end: nothing that is owed waits for somebody
 //! else to call. Each of these was first a seed of the simulator that did not settle.
 
-use super::network::{FOUR, Net};
+use super::network::{FOUR, Net, REPLACE_AFTER};
+use super::replace::{keepers, members_of};
 
 /// Six buildings: then there are nodes that do not keep for each other.
 const SIX: [(&str, &str); 6] = [
@@ -73,5 +74,56 @@ fn a_first_word_that_waits_for_keys_goes_out_after_a_restart() {
     net.until("both are contacts", 30, |net| {
         let known = crate::read::contact(&net.members[0].engine.db, &me, &bora);
         known.is_ok_and(|contact| contact.state == "active")
+    });
+}
+
+#[test]
+fn when_every_keeper_burned_the_node_says_so_and_the_words_go_on_from_the_living_home() {
+    let (mut net, ids) = Net::with_spares(34, &["ulsan", "sejong", "wonju", "suwon"]);
+    let me = ids[0];
+    let kept_by = members_of(&net, 0, me);
+    let friend = (1..4).find(|node| !kept_by.contains(node)).expect("one");
+    let spare = (4..8).find(|node| !kept_by.contains(node)).expect("one");
+    net.meet((0, me), (friend, ids[friend]));
+    for number in 0..5 {
+        net.send((0, me), ids[friend], &format!("there {number}"));
+        net.send((friend, ids[friend]), me, &format!("back {number}"));
+        net.run(100);
+    }
+    net.run(5_000);
+    let texts = |net: &Net, node: usize| {
+        let list = net.messages(node, me, ids[friend]);
+        let mut texts: Vec<String> = list.into_iter().map(|message| message.text).collect();
+        texts.sort();
+        texts
+    };
+    let before = texts(&net, 0);
+    for node in kept_by.clone() {
+        net.burn(node);
+    }
+    net.run(REPLACE_AFTER + 2_000);
+    let alarms = net.members[0].engine.alarms_of(&me).unwrap();
+    let says = |words: &str| alarms.iter().any(|alarm| alarm.contains(words));
+    for words in ["a keeper is gone", "24 words", "pumasi restore"] {
+        assert!(says(words), "{words}: {alarms:?}");
+    }
+    assert_eq!(members_of(&net, 0, me), kept_by, "nobody can be replaced");
+
+    let view = net.restore(spare, me);
+    assert_eq!(view.state, "done", "{view:?}");
+    let report = view.report.expect("a report");
+    assert!(!report.complete, "{report:?}");
+    assert_eq!(texts(&net, spare), before);
+    let old = &net.members[0].engine.accounts[&me];
+    assert_eq!(old.state_word(), "replaced");
+    // It has keepers again, and life goes on.
+    net.until("two keepers", 120, |net| keepers(net, spare, me).len() > 1);
+    net.send((spare, me), ids[friend], "elsewhere now");
+    net.send((friend, ids[friend]), me, "good");
+    net.until("both arrived", 60, |net| {
+        let there = net.received(friend, ids[friend], me);
+        let here = net.received(spare, me, ids[friend]);
+        there.last().is_some_and(|text| text == "elsewhere now")
+            && here.last().is_some_and(|text| text == "good")
     });
 }

@@ -1,7 +1,9 @@
 //! A store that fails: nothing is answered, nothing leaves, and what was answered before is there.
 
 use pumasi_protocol::types::Time;
+use pumasi_protocol::wire::Set;
 
+use super::super::reconciling::items_sql;
 use super::network::{FOUR, Net};
 use crate::ErrorKind;
 use crate::engine::{Effect, Engine};
@@ -140,4 +142,20 @@ fn a_node_for_which_something_waits_is_dialled_after_a_restart() {
         .iter()
         .any(|effect| matches!(effect, Effect::Connect(node, _) if *node == away));
     assert!(dialled, "{effects:?}");
+}
+
+#[test]
+fn comparing_mailboxes_reads_indexes_and_no_contents() {
+    let directory = tempfile::tempdir().unwrap();
+    let db = crate::store::open(directory.path()).unwrap();
+    for set in [Set::Statements, Set::Envelopes, Set::Archive] {
+        let plan: String = db
+            .query_row(
+                &format!("EXPLAIN QUERY PLAN {}", items_sql(set)),
+                rusqlite::params![[0; 32], 0],
+                |row| row.get(3),
+            )
+            .unwrap();
+        assert!(plan.contains("COVERING INDEX"), "{set:?}: {plan}");
+    }
 }
