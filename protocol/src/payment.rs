@@ -24,6 +24,16 @@ mod invoice;
 mod offer;
 pub mod payee;
 mod receipt;
+#[cfg(test)]
+#[allow(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that is wrong may panic"
+)]
+mod tests;
 mod way;
 
 pub use invoice::{Invoice, InvoiceFault, Payable};
