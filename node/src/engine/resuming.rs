@@ -260,6 +260,8 @@ impl Engine {
             };
             self.send_span(account, contact, &span)?;
         }
+        // What was to be declined waited for this.
+        self.step.answers.insert((account, id));
         if before && !waits {
             let view = self.line_view(&account, id)?;
             self.event(Some(account), "credit.changed", &view)?;

@@ -325,17 +325,18 @@ CREATE TABLE entries (
 CREATE INDEX entries_place ON entries (account, chain, sequence);
 CREATE INDEX entries_page ON entries (account, volume, page);
 CREATE INDEX entries_waiting ON entries (account, line) WHERE applied IS NULL;
-CREATE TABLE ious (
+CREATE TABLE debts (
   account  BLOB NOT NULL,
   line     BLOB NOT NULL,
   debtor   BLOB NOT NULL,
-  payment  BLOB NOT NULL,
+  kind     INTEGER NOT NULL,         -- 0: IOU, 1: lock
+  debt     BLOB NOT NULL,            -- the payment id of an IOU, the id of a lock
   contact  BLOB NOT NULL,
-  record   BLOB NOT NULL,            -- line::IouRecord
+  record   BLOB NOT NULL,            -- line::DebtRecord
   reason   TEXT,                     -- why it was declined
-  PRIMARY KEY (account, line, debtor, payment)
+  PRIMARY KEY (account, line, debtor, kind, debt)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX ious_payment ON ious (account, payment);
+CREATE INDEX debts_id ON debts (account, debt);
 
 -- What was answered to calls with an idempotency key.
 CREATE TABLE idempotency (

@@ -117,19 +117,18 @@ pub(crate) const PLANTED: &[Planted] = &[
         name: "pending-ignored",
         breaks: "what waits for an answer does not count against the limit",
         file: "protocol/src/line/propose.rs",
-        original: r#"self.mine.settled.saturating_add(self.mine.sum_held());"#,
-        buggy: r#"if {on} { self.mine.settled } else { self.mine.settled.saturating_add(self.mine.sum_held()) };"#,
+        original: r#"let held = self.mine.sum_held();"#,
+        buggy: r#"let held = if {on} { 0 } else { self.mine.sum_held() };"#,
         seed: 6,
     },
     Planted {
         name: "accepted-above-limit",
         breaks: "a payee accepts past its own limit",
         file: "protocol/src/line/propose.rs",
-        original: r#"        allowed.saturating_sub(self.theirs.settled)
+        original: r#"        room(limit, &self.mine, &self.theirs, 0)
 "#,
         buggy: r#"        if {on} { return u128::MAX; }
-        allowed.saturating_sub(self.theirs.settled)
-"#,
+{original}"#,
         seed: 35,
     },
     Planted {
