@@ -77,6 +77,8 @@ impl Archive {
 pub(super) struct Pending {
     full: Vec<Draft>,
     draft: Draft,
+    /// Somebody waits until it is safe, or keepers hold it nowhere else: it leaves with this step.
+    urgent: bool,
 }
 
 #[derive(Debug, Default)]
@@ -126,8 +128,17 @@ impl Engine {
         (own.archive.volume.epoch, number)
     }
 
-    /// Adds a record to the page of this step. Returns its place.
+    /// Adds a record to the page of this step, which leaves with the step. Returns its place.
     pub(super) fn archive(&mut self, account: AccountId, record: Record) -> (u64, u64) {
+        if self.step.quiet.is_none() {
+            self.step.archive.entry(account).or_default().urgent = true;
+        }
+        self.archive_received(account, record)
+    }
+
+    /// The same for what is in the mailbox, too, until a page covers it, and for what is found out again:
+    /// a page of nothing else leaves soon.
+    pub(super) fn archive_received(&mut self, account: AccountId, record: Record) -> (u64, u64) {
         if let Some(place) = self.step.quiet {
             return place;
         }
@@ -197,7 +208,7 @@ impl Engine {
                     mark,
                     messages: messages.to_vec(),
                 };
-                let (_, page) = self.archive(account, record);
+                let (_, page) = self.archive_received(account, record);
                 for message in messages {
                     self.db
                         .prepare_cached(
@@ -211,7 +222,7 @@ impl Engine {
     }
 
     /// Seals, signs and stores what this step archives; keepers that are connected get it after the
-    /// commit, the others when mailboxes are compared.
+    /// commit or soon, the others when mailboxes are compared.
     pub(super) fn write_pages(&mut self) -> Result<()> {
         while let Some((account, _)) = self.step.archive.first_key_value() {
             let account = *account;
@@ -221,13 +232,14 @@ impl Engine {
             let Some(pending) = self.step.archive.remove(&account) else {
                 continue;
             };
+            let urgent = pending.urgent;
             let mut pages = Vec::new();
             for draft in pending.full.into_iter().chain([pending.draft]) {
                 if !draft.records.is_empty() || !draft.covers.is_empty() {
                     pages.push(self.write_page(account, draft.records, draft.covers, None)?);
                 }
             }
-            self.send_new_pages(account, pages)?;
+            self.send_new_pages(account, &pages, urgent)?;
         }
         Ok(())
     }
@@ -273,7 +285,8 @@ impl Engine {
     pub(super) fn send_new_pages(
         &mut self,
         account: AccountId,
-        pages: Vec<Signed<Page>>,
+        pages: &[Signed<Page>],
+        urgent: bool,
     ) -> Result<()> {
         if pages.is_empty() {
             return Ok(());
@@ -281,7 +294,11 @@ impl Engine {
         let keepers: Vec<NodeId> = self.own(&account)?.keepers().collect();
         for keeper in keepers {
             if self.peers.get(&keeper).is_some_and(|peer| peer.connected) {
-                self.send_pages(keeper, account, pages.clone())?;
+                self.shelve_soon(keeper, account, pages);
+                if urgent {
+                    // Behind those before it: an entry is safe only when they are.
+                    self.send_bundle(keeper)?;
+                }
             }
         }
         Ok(())

@@ -165,6 +165,7 @@ impl Engine {
                 self.db.prepare_cached(sql)?.execute(params![mailbox])?;
             }
             self.kept.remove(&AccountId(mailbox));
+            self.volumes.retain(|(of, _), _| of.0 != mailbox);
             self.step.dirty_kept.remove(&AccountId(mailbox));
             self.due.publish_soon(self.now);
         }

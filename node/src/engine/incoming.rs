@@ -611,7 +611,7 @@ impl Engine {
                         .entry((account, contact))
                         .or_insert(now.plus(HOLE_PATIENCE));
                 }
-                let page = self.archive(
+                let page = self.archive_received(
                     account,
                     Record::Text(Box::new(ArchivedText {
                         content: bytes.to_vec().into(),

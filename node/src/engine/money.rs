@@ -428,14 +428,16 @@ impl Engine {
             return Ok(());
         }
         let epoch = self.epoch_of(account, entry)?;
-        let page = self.archive(
-            account,
-            Record::Entry {
-                entry: Box::new(signed.clone()),
-                epoch,
-                call,
-            },
-        );
+        let record = Record::Entry {
+            entry: Box::new(signed.clone()),
+            epoch,
+            call,
+        };
+        let page = if entry.author == account {
+            self.archive(account, record)
+        } else {
+            self.archive_received(account, record)
+        };
         self.db
             .prepare_cached(
                 "INSERT INTO entries

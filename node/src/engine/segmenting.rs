@@ -152,7 +152,7 @@ impl Engine {
         if let Some(own) = self.accounts.get_mut(&account) {
             own.archive.small = small;
         }
-        self.send_new_pages(account, vec![page])
+        self.send_new_pages(account, &[page], true)
     }
 
     /// What is still true of a run of pages.
