@@ -173,6 +173,8 @@ struct Step {
     resumed: Vec<(AccountId, AccountId, pumasi_protocol::line::Entry)>,
     /// The call that makes the next own entry.
     call: Option<pumasi_protocol::archive::Call>,
+    /// Its row among the idempotency keys.
+    call_row: Option<i64>,
     events: bool,
     /// An account may sign now, or never again.
     levels: bool,
@@ -312,8 +314,7 @@ impl Engine {
         }
         step.effects
             .extend(step.replies.into_iter().map(Effect::Reply));
-        let cached =
-            self.contacts.len() + self.lines.len() + self.kept.len() + self.volumes.len();
+        let cached = self.contacts.len() + self.lines.len() + self.kept.len() + self.volumes.len();
         if cached > CACHE_MAX {
             self.contacts.clear();
             self.lines.clear();

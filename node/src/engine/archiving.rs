@@ -19,6 +19,7 @@ use pumasi_protocol::wire::Frame;
 use rusqlite::params;
 
 use super::outgoing::Holders;
+use super::proofs::{ITEM_MESSAGE, ITEM_PAGE};
 use super::{Engine, blob, one};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -481,10 +482,10 @@ impl Engine {
         for id in held {
             self.db
                 .prepare_cached(
-                    "INSERT OR REPLACE INTO receipt_items (account, message, keeper, receipt)
-                     SELECT mailbox, page, ?3, ?4 FROM pages WHERE page = ?2 AND mailbox = ?1",
+                    "INSERT OR REPLACE INTO receipt_items (kind, item, keeper, receipt)
+                     SELECT ?5, id, ?3, ?4 FROM pages WHERE page = ?2 AND mailbox = ?1",
                 )?
-                .execute(params![account.0, id.0, receipt.keeper.0, row])?;
+                .execute(params![account.0, id.0, receipt.keeper.0, row, ITEM_PAGE])?;
         }
         if after > before {
             self.step.dirty_archives.insert(account);
@@ -502,48 +503,43 @@ impl Engine {
         until: Time,
     ) -> Result<()> {
         let volume = self.own(&account)?.archive.volume.epoch;
-        let rows: Vec<([u8; 32], [u8; 32], bool)> = self
+        let rows: Vec<(i64, [u8; 32], bool)> = self
             .db
             .prepare_cached(
-                "SELECT message, contact, outgoing FROM messages
+                "SELECT id, contact, outgoing FROM messages
                  WHERE account = ?1 AND kind = 1 AND safe = 0 AND volume = ?4
                    AND page > ?2 AND page <= ?3",
             )?
             .query_map(params![account.0, before, after, volume], |row| {
-                Ok((blob(row, 0)?, blob(row, 1)?, row.get(2)?))
+                Ok((row.get(0)?, blob(row, 1)?, row.get(2)?))
             })?
             .collect::<rusqlite::Result<_>>()?;
         let copies = usize::from(self.own(&account)?.record.record.safe_copies);
         for (message, contact, outgoing) in rows {
-            let message = MessageId(message);
             if outgoing {
-                let holders = self.proven_holders(&account, &message)?;
+                let holders = self.proven_holders(message)?;
                 let record = self
                     .known_contact(account, AccountId(contact))?
                     .record
                     .clone();
                 let (state, buildings, until) = holders.prove(&record);
-                self.raise(account, message, state, buildings, until)?;
+                self.raise(Some(message), state, buildings, until)?;
             } else {
-                self.raise(account, message, State::Delivered, copies, Some(until))?;
+                self.raise(Some(message), State::Delivered, copies, Some(until))?;
             }
         }
         Ok(())
     }
 
-    /// Who signed for something, and until when.
-    pub(super) fn proven_holders(
-        &self,
-        account: &AccountId,
-        message: &MessageId,
-    ) -> Result<Holders> {
+    /// Who signed for the message of a row, and until when.
+    fn proven_holders(&self, message: i64) -> Result<Holders> {
         let rows: Vec<([u8; 32], u64)> = self
             .db
             .prepare_cached(
                 "SELECT i.keeper, r.until FROM receipt_items i JOIN receipts r ON r.id = i.receipt
-                 WHERE i.account = ?1 AND i.message = ?2",
+                 WHERE i.kind = ?1 AND i.item = ?2",
             )?
-            .query_map(params![account.0, message.0], |row| {
+            .query_map(params![ITEM_MESSAGE, message], |row| {
                 Ok((blob(row, 0)?, row.get(1)?))
             })?
             .collect::<rusqlite::Result<_>>()?;

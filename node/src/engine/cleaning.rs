@@ -87,17 +87,18 @@ impl Engine {
             ),
             (
                 "DELETE FROM receipt_items WHERE receipt IN
-                   (SELECT id FROM receipts WHERE until < ?1 LIMIT ?2)",
+                   (SELECT id FROM (SELECT id, until FROM receipts ORDER BY id LIMIT ?2)
+                    WHERE until < ?1)",
                 now,
             ),
             (
-                "DELETE FROM receipts WHERE id IN
-                   (SELECT id FROM receipts WHERE until < ?1 LIMIT ?2)",
+                "DELETE FROM receipts WHERE until < ?1 AND id IN
+                   (SELECT id FROM receipts ORDER BY id LIMIT ?2)",
                 now,
             ),
             (
-                "DELETE FROM idempotency WHERE (account, scope, key) IN
-                   (SELECT account, scope, key FROM idempotency WHERE time < ?1 LIMIT ?2)",
+                "DELETE FROM idempotency WHERE time < ?1 AND id IN
+                   (SELECT id FROM idempotency ORDER BY id LIMIT ?2)",
                 before(IDEMPOTENCY_LIFE),
             ),
             (
@@ -107,12 +108,13 @@ impl Engine {
             ),
             (
                 "DELETE FROM outbox WHERE kind = 0 AND item IN
-                   (SELECT id FROM outgoing WHERE expires < ?1 LIMIT ?2)",
+                   (SELECT id FROM (SELECT id, expires FROM outgoing ORDER BY id LIMIT ?2)
+                    WHERE expires < ?1)",
                 now,
             ),
             (
-                "DELETE FROM outgoing WHERE id IN
-                   (SELECT id FROM outgoing WHERE expires < ?1 LIMIT ?2)",
+                "DELETE FROM outgoing WHERE expires < ?1 AND id IN
+                   (SELECT id FROM outgoing ORDER BY id LIMIT ?2)",
                 now,
             ),
         ];

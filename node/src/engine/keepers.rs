@@ -387,10 +387,10 @@ impl Engine {
             .db
             .prepare_cached(
                 "SELECT i.keeper, count(*) FROM pages p
-                 JOIN receipt_items i ON i.account = p.mailbox AND i.message = p.page
+                 JOIN receipt_items i ON i.kind = ?2 AND i.item = p.id
                  WHERE p.mailbox = ?1 AND p.hidden IS NULL GROUP BY i.keeper",
             )?
-            .query_map(params![account.0], |row| {
+            .query_map(params![account.0, super::proofs::ITEM_PAGE], |row| {
                 Ok((NodeId(super::blob(row, 0)?).to_string(), row.get(1)?))
             })?
             .collect::<rusqlite::Result<_>>()?;
