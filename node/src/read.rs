@@ -183,6 +183,13 @@ pub(crate) fn message(
     .ok_or_else(|| Error::not_found(format!("no message {message}")))
 }
 
+/// The message of a row.
+pub(crate) fn message_at(db: &Connection, id: i64) -> Result<MessageView> {
+    Ok(db
+        .prepare_cached(&format!("{MESSAGE_COLUMNS} WHERE m.id = ?1"))?
+        .query_row(params![id], message_row)?)
+}
+
 /// A page of a conversation, oldest first: the newest `limit` before or after a message.
 pub(crate) fn messages(
     db: &Connection,

@@ -89,17 +89,18 @@ impl Engine {
             ),
             (
                 "DELETE FROM receipt_items WHERE receipt IN
-                   (SELECT id FROM receipts WHERE until < ?1 LIMIT ?2)",
+                   (SELECT id FROM (SELECT id, until FROM receipts ORDER BY id LIMIT ?2)
+                    WHERE until < ?1)",
                 now,
             ),
             (
-                "DELETE FROM receipts WHERE id IN
-                   (SELECT id FROM receipts WHERE until < ?1 LIMIT ?2)",
+                "DELETE FROM receipts WHERE until < ?1 AND id IN
+                   (SELECT id FROM receipts ORDER BY id LIMIT ?2)",
                 now,
             ),
             (
-                "DELETE FROM idempotency WHERE (account, scope, key) IN
-                   (SELECT account, scope, key FROM idempotency WHERE time < ?1 LIMIT ?2)",
+                "DELETE FROM idempotency WHERE time < ?1 AND id IN
+                   (SELECT id FROM idempotency ORDER BY id LIMIT ?2)",
                 before(IDEMPOTENCY_LIFE),
             ),
             (
@@ -109,12 +110,13 @@ impl Engine {
             ),
             (
                 "DELETE FROM outbox WHERE kind = 0 AND item IN
-                   (SELECT id FROM outgoing WHERE expires < ?1 LIMIT ?2)",
+                   (SELECT id FROM (SELECT id, expires FROM outgoing ORDER BY id LIMIT ?2)
+                    WHERE expires < ?1)",
                 now,
             ),
             (
-                "DELETE FROM outgoing WHERE id IN
-                   (SELECT id FROM outgoing WHERE expires < ?1 LIMIT ?2)",
+                "DELETE FROM outgoing WHERE expires < ?1 AND id IN
+                   (SELECT id FROM outgoing ORDER BY id LIMIT ?2)",
                 now,
             ),
         ];
@@ -167,6 +169,7 @@ impl Engine {
                 self.db.prepare_cached(sql)?.execute(params![mailbox])?;
             }
             self.kept.remove(&AccountId(mailbox));
+            self.volumes.retain(|(of, _), _| of.0 != mailbox);
             self.step.dirty_kept.remove(&AccountId(mailbox));
             self.due.publish_soon(self.now);
         }

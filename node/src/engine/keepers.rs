@@ -393,9 +393,12 @@ impl Engine {
                     "SELECT count(*) FROM pages p
                      WHERE p.mailbox = ?1 AND p.hidden IS NULL AND (p.time < ?3 OR EXISTS (
                        SELECT 1 FROM receipt_items i
-                       WHERE i.account = p.mailbox AND i.message = p.page AND i.keeper = ?2))",
+                       WHERE i.kind = ?4 AND i.item = p.id AND i.keeper = ?2))",
                 )?
-                .query_row(params![account.0, node.0, shelf.0], |row| row.get(0))?;
+                .query_row(
+                    params![account.0, node.0, shelf.0, super::proofs::ITEM_PAGE],
+                    |row| row.get(0),
+                )?;
         }
         Ok(view)
     }

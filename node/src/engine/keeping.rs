@@ -1,7 +1,7 @@
 //! Keeping mailboxes for others: admission, storing, custody receipts. What owners say is in
 //! `statements`, comparing with other keepers in `reconciling`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pumasi_protocol::codec::{self, Wire as _};
 use pumasi_protocol::crypto::{self, Signed};
@@ -11,7 +11,7 @@ use pumasi_protocol::mailbox::{
 };
 use pumasi_protocol::record::{CheckedRecord, KeyBundle};
 use pumasi_protocol::types::{AccountId, DAY, EnvelopeId, Hash, NodeId, Time};
-use pumasi_protocol::wire::{Frame, Parcel};
+use pumasi_protocol::wire::{BATCH_BYTES, Frame, Parcel};
 use rusqlite::params;
 
 use super::sets::{Moved, Sets};
@@ -21,6 +21,8 @@ use crate::error::Result;
 
 /// Names of seal keys remembered per mailbox; the store knows the others.
 const SEALS_REMEMBERED: usize = 1_024;
+/// Receipts in one frame; half of what is read.
+const RECEIPTS_TOGETHER: usize = 32;
 /// Envelopes passed on whose receipts are waited for, at most.
 const RELAYS_MAX: usize = 10_000;
 
@@ -369,9 +371,10 @@ impl Engine {
         }
     }
 
-    /// Signs for what this step stores: one receipt per bringer and mailbox. They leave only after
-    /// the commit, like every effect.
+    /// Signs for what this step stores: one receipt per bringer and mailbox, one frame per bringer. They
+    /// leave only after the commit, like every effect.
     pub(super) fn sign_custody(&mut self) -> Result<()> {
+        let mut frames: BTreeMap<NodeId, Vec<Signed<CustodyReceipt>>> = BTreeMap::new();
         for ((from, mailbox), items) in std::mem::take(&mut self.step.custody) {
             let Some(kept) = self.kept_mut(&mailbox)? else {
                 continue;
@@ -392,7 +395,18 @@ impl Engine {
                     ids,
                 };
                 let signed = Signed::sign(&receipt, &self.key);
-                self.send(from, &Frame::Receipts(vec![signed]));
+                let frame = frames.entry(from).or_default();
+                frame.push(signed);
+                let size: usize = frame.iter().map(|signed| signed.bytes().len()).sum();
+                if size >= BATCH_BYTES / 2 || frame.len() >= RECEIPTS_TOGETHER {
+                    let full = std::mem::take(frame);
+                    self.send(from, &Frame::Receipts(full));
+                }
+            }
+        }
+        for (from, receipts) in frames {
+            if !receipts.is_empty() {
+                self.send(from, &Frame::Receipts(receipts));
             }
         }
         Ok(())

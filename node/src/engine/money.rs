@@ -230,8 +230,9 @@ impl Engine {
             .propose_iou(stamp, payment, amount, note, known.as_ref())
             .map_err(refused)?;
         self.step.call = Self::call_of(Some(key), &request);
+        self.step.call_row =
+            self.remember_answer(account, "payment", Some(key), &request, &payment.0)?;
         self.sign_entry(*account, &entry)?;
-        self.remember_answer(account, "payment", Some(key), &request, &payment.0)?;
         let view = read::payment(&self.db, account, &payment.to_string())?;
         self.event(Some(*account), "payment.created", &view)?;
         Ok(view)
@@ -444,14 +445,16 @@ impl Engine {
             return Ok(());
         }
         let epoch = self.epoch_of(account, entry)?;
-        let page = self.archive(
-            account,
-            Record::Entry {
-                entry: Box::new(signed.clone()),
-                epoch,
-                call,
-            },
-        );
+        let record = Record::Entry {
+            entry: Box::new(signed.clone()),
+            epoch,
+            call,
+        };
+        let page = if entry.author == account {
+            self.archive(account, record)
+        } else {
+            self.archive_received(account, record)
+        };
         self.db
             .prepare_cached(
                 "INSERT INTO entries
@@ -494,6 +497,7 @@ impl Engine {
         let bytes = codec::encode(signed);
         let time = entry.time.min(self.now.plus(pumasi_protocol::types::DAY));
         let (epoch, page) = (self.epoch_of(account, entry)?, self.page_place(&account));
+        let call = self.step.call_row.take();
         self.insert_message(&NewMessage {
             account,
             contact,
@@ -509,6 +513,7 @@ impl Engine {
             state: if mine { State::Saved } else { State::Delivered },
             gap: 0,
             envelope,
+            call,
         })?;
         if !mine {
             let view = read::payment(&self.db, &account, &payment.to_string())?;

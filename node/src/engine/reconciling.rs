@@ -17,8 +17,11 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A new envelope waits this long for its sender to reach the other keepers by itself.
 const FAN_OUT_AFTER: u64 = 3 * SECOND / 2;
+/// While more and more comes, a mailbox is compared with a node this often: something is always under
+/// way then, so that the sets differ each time.
+const FAN_OUT_EVERY: u64 = 6 * SECOND;
 /// What is younger than this is compared first.
-const RECENT: u64 = 600 * SECOND;
+const RECENT: u64 = 60 * SECOND;
 /// All is compared at most this often, after the first time in a session.
 const FULL_EVERY: u64 = 60 * SECOND;
 
@@ -67,10 +70,12 @@ impl Engine {
             .map(|keeper| keeper.place.node)
             .collect();
         nodes.push(kept.record.record.home.node);
-        let at = self.now.plus(FAN_OUT_AFTER);
+        let soon = self.now.plus(FAN_OUT_AFTER);
         for node in nodes {
             if node != self.me && self.peers.get(&node).is_some_and(|peer| peer.connected) {
-                self.compare_at(*mailbox, node, at);
+                let window = self.due.windows.get(&(*mailbox, node));
+                let next = window.map_or(Time(0), |window| window.compared.plus(FAN_OUT_EVERY));
+                self.compare_at(*mailbox, node, soon.max(next));
             }
         }
     }
@@ -83,6 +88,11 @@ impl Engine {
         if self.held_back(&mailbox, &node) {
             return Ok(());
         }
+        let now = self.now;
+        let window = self.due.windows.entry((mailbox, node)).or_default();
+        window.compared = now;
+        // What waits for this node would only be found missing.
+        self.send_bundle(node)?;
         let record = self.version(&mailbox)?;
         let Some(sets) = self.sets(&mailbox)? else {
             return Ok(());

@@ -11,7 +11,7 @@ use pumasi_protocol::delivery::State;
 use pumasi_protocol::envelope::CapabilityId;
 use pumasi_protocol::line::{Entry, Operation};
 use pumasi_protocol::mailbox::IDS_MAX;
-use pumasi_protocol::types::{AccountId, Hash, MessageId, Time};
+use pumasi_protocol::types::{AccountId, Hash, MessageId, PaymentId, Time};
 use rusqlite::params;
 
 use super::{Engine, blob, one};
@@ -152,7 +152,7 @@ impl Engine {
         if let Some(own) = self.accounts.get_mut(&account) {
             own.archive.small = small;
         }
-        self.send_new_pages(account, vec![page])
+        self.send_new_pages(account, &[page], true)
     }
 
     /// What is still true of a run of pages.
@@ -161,31 +161,39 @@ impl Engine {
         let mut records = vec![Record::Name(own.name.clone())];
         let current = run.epoch == own.archive.volume.epoch;
         let place = params![account.0, run.epoch, run.first, run.last];
-        type Text = ([u8; 32], Vec<u8>, u64, u8, bool, bool);
+        type Text = (Vec<u8>, u64, u8, bool, bool, Option<Call>);
         let texts: Vec<Text> = self
             .db
             .prepare_cached(
-                "SELECT message, content, time, state, outgoing, safe FROM messages
-                 WHERE account = ?1 AND volume = ?2 AND page BETWEEN ?3 AND ?4 AND kind = 0
-                 ORDER BY id",
+                "SELECT m.content, m.time, m.state, m.outgoing, m.safe, i.key, i.request
+                 FROM messages m LEFT JOIN idempotency i ON i.id = m.call
+                 WHERE m.account = ?1 AND m.volume = ?2 AND m.page BETWEEN ?3 AND ?4 AND m.kind = 0
+                 ORDER BY m.id",
             )?
             .query_map(place, |row| {
+                let call = match row.get(5)? {
+                    Some(key) => Some(Call {
+                        key,
+                        request: Hash(blob(row, 6)?),
+                    }),
+                    None => None,
+                };
                 Ok((
-                    blob(row, 0)?,
+                    row.get(0)?,
                     row.get(1)?,
                     row.get(2)?,
                     row.get(3)?,
                     row.get(4)?,
-                    row.get(5)?,
+                    call,
                 ))
             })?
             .collect::<rusqlite::Result<_>>()?;
-        for (message, content, shown, state, outgoing, safe) in texts {
+        for (content, shown, state, outgoing, safe, call) in texts {
             records.push(Record::Text(Box::new(ArchivedText {
                 content: content.into(),
                 shown: Time(shown),
                 mark: mark_of(State::from_code(state), outgoing, safe),
-                call: self.call_for(&account, "message", &message)?,
+                call,
             })));
         }
         let entries: Vec<(Vec<u8>, u64)> = self
@@ -210,7 +218,7 @@ impl Engine {
                     _ => None,
                 });
             let call = match payment {
-                Some(payment) => self.call_for(&account, "payment", &payment.0)?,
+                Some(payment) => self.call_of_payment(&account, &payment)?,
                 None => None,
             };
             records.push(Record::Entry {
@@ -320,19 +328,14 @@ impl Engine {
         Ok(())
     }
 
-    fn call_for(
-        &self,
-        account: &AccountId,
-        scope: &str,
-        result: &[u8; 32],
-    ) -> Result<Option<Call>> {
+    fn call_of_payment(&self, account: &AccountId, payment: &PaymentId) -> Result<Option<Call>> {
         let row: Option<(String, [u8; 32])> = one(self
             .db
             .prepare_cached(
-                "SELECT key, request FROM idempotency
-                 WHERE account = ?1 AND result = ?2 AND scope = ?3",
+                "SELECT i.key, i.request FROM messages m JOIN idempotency i ON i.id = m.call
+                 WHERE m.account = ?1 AND m.payment = ?2 AND m.outgoing = 1",
             )?
-            .query_row(params![account.0, result, scope], |row| {
+            .query_row(params![account.0, payment.0], |row| {
                 Ok((row.get(0)?, blob(row, 1)?))
             }))?;
         Ok(row.map(|(key, request)| Call {

@@ -51,16 +51,13 @@ impl Engine {
                 continue;
             };
             let mailbox = claimed.account;
-            let volume = volumes
+            let came_along = volumes
                 .iter()
-                .find(|volume| volume.account == mailbox && volume.page(&signed).is_ok());
-            let volume = match volume {
-                Some(volume) => Some(volume.clone()),
-                None => self.stored_volume(&signed, &claimed)?,
-            };
-            let why = match volume {
-                None => Some(NotAdmitted::MissingSeals),
-                Some(_) => self.shelve(from, &claimed, &signed)?,
+                .any(|volume| volume.account == mailbox && volume.page(&signed).is_ok());
+            let why = if came_along || self.fits_volume(&signed, &claimed)? {
+                self.shelve(from, &claimed, &signed)?
+            } else {
+                Some(NotAdmitted::MissingSeals)
             };
             let Some(why) = why else { continue };
             if why == NotAdmitted::OldRecord
@@ -100,6 +97,7 @@ impl Engine {
         if count >= VOLUMES_MAX {
             return Ok(());
         }
+        self.volumes.remove(&(volume.account, volume.epoch));
         self.db
             .prepare_cached(
                 "INSERT INTO volumes (mailbox, epoch, certificate, bytes) VALUES (?1, ?2, ?3, ?4)
@@ -114,20 +112,25 @@ impl Engine {
         Ok(())
     }
 
-    /// The stored volume that a page belongs to.
-    fn stored_volume(
-        &self,
-        signed: &Signed<Page>,
-        claimed: &Page,
-    ) -> Result<Option<CheckedVolume>> {
+    /// Whether a page belongs to a stored volume.
+    fn fits_volume(&mut self, signed: &Signed<Page>, claimed: &Page) -> Result<bool> {
         if claimed.epoch > pumasi_protocol::archive::EPOCH_MAX {
-            return Ok(None);
+            return Ok(false);
         }
-        let heads = self.volumes_of(&claimed.account, claimed.epoch)?;
-        Ok(heads
-            .into_iter()
-            .filter_map(|head: Signed<Volume>| CheckedVolume::check(head).ok())
-            .find(|volume| volume.page(signed).is_ok()))
+        let place = (claimed.account, claimed.epoch);
+        if !self.volumes.contains_key(&place) {
+            let heads = self.volumes_of(&claimed.account, claimed.epoch)?;
+            let heads: Vec<CheckedVolume> = heads
+                .into_iter()
+                .filter_map(|head: Signed<Volume>| CheckedVolume::check(head).ok())
+                .collect();
+            if heads.is_empty() {
+                return Ok(false);
+            }
+            self.volumes.insert(place, heads);
+        }
+        let mut heads = self.volumes.get(&place).into_iter().flatten();
+        Ok(heads.any(|volume| volume.page(signed).is_ok()))
     }
 
     /// Stores a page whose signature fits its volume. Says why not.

@@ -35,7 +35,7 @@ impl Engine {
                 noted.push(hash);
             }
         }
-        self.send(from, &Frame::Noted(noted));
+        self.note_soon(from, noted);
         Ok(())
     }
 

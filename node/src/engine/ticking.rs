@@ -20,6 +20,7 @@ impl Engine {
     /// Everything that is due.
     pub(super) fn tick(&mut self) -> Result<()> {
         let now = self.now;
+        self.send_bundles()?;
         self.tick_peers()?;
         self.asked.retain(|_, asked| asked.until > now);
         self.tick_keys()?;

@@ -66,7 +66,7 @@ impl Engine {
             (\"statements under way to one node\", noting, 4_096),
             (\"questions asked\", self.asked.len(), 10_000),
             (\"receipts passed on\", self.relays.len(), 10_000),
-            (\"caches\", self.contacts.len() + self.lines.len() + self.kept.len(), CACHE_MAX),
+            (\"caches\", self.contacts.len() + self.lines.len() + self.kept.len() + self.volumes.len(), CACHE_MAX),
         ]
     }
 }
@@ -75,13 +75,11 @@ impl Engine {
     // Which envelope carries which sending.
     Door {
         file: "node/src/engine/outgoing.rs",
-        at: "let targets = targets(&entry.record);
-        let bytes = codec::encode(&envelope);
-        let envelope = Envelope::id_of(&bytes);",
-        text: "let targets = targets(&entry.record);
-        let bytes = codec::encode(&envelope);
-        let envelope = Envelope::id_of(&bytes);
-        crate::disk::sealed(id, envelope);",
+        at: "        for node in targets {
+            let outbox = self.queue_for(node, OUTBOX_ENVELOPE, id)?;",
+        text: "        crate::disk::sealed(id, envelope);
+        for node in targets {
+            let outbox = self.queue_for(node, OUTBOX_ENVELOPE, id)?;",
     },
     // Cheap signatures and key agreement, where the seed says so.
     Door {

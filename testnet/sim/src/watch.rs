@@ -279,7 +279,11 @@ impl World {
             return vec![];
         };
         let keepers: rusqlite::Result<Vec<[u8; 32]>> = db
-            .prepare_cached("SELECT keeper FROM receipt_items WHERE account = ?1 AND message = ?2")
+            .prepare_cached(
+                "SELECT i.keeper FROM messages m
+                 JOIN receipt_items i ON i.kind = 0 AND i.item = m.id
+                 WHERE m.account = ?1 AND m.message = ?2",
+            )
             .and_then(|mut query| {
                 query
                     .query_map(params![account.0, message.0], |row| row.get(0))?
