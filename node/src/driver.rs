@@ -19,9 +19,10 @@ use crate::store::{self, DirectoryLock};
 
 /// Inputs that wait for the engine; beyond, senders wait and callers hear "busy".
 pub(crate) const INPUTS: usize = 4_096;
-/// Inputs of one transaction at most: what is queued is committed together.
+/// Inputs of one transaction, with those that came together with the last: what is queued is committed
+/// together.
 const BATCH: usize = 256;
-/// Frames of one peer that wait to be checked.
+/// Bundles of frames of one peer that wait to be checked.
 const UNCHECKED: usize = 256;
 /// How often time is told to the engine.
 const TICK: std::time::Duration = std::time::Duration::from_millis(250);
@@ -36,6 +37,8 @@ const TICKETS_MAX: usize = 1_024;
 pub(crate) enum Message {
     /// An input.
     Input(Input),
+    /// Inputs that came together and are taken in one step.
+    Inputs(Vec<Input>),
     /// Stop after what came before, and say when done.
     Stop(oneshot::Sender<()>),
 }
@@ -103,6 +106,7 @@ impl Worker {
             if batch.is_empty() {
                 match inputs.blocking_recv() {
                     Some(Message::Input(input)) => batch.push(input),
+                    Some(Message::Inputs(inputs)) => batch = inputs,
                     Some(Message::Stop(done)) => break Some(done),
                     None => break None,
                 }
@@ -111,6 +115,7 @@ impl Worker {
             while batch.len() < BATCH {
                 match inputs.try_recv() {
                     Ok(Message::Input(input)) => batch.push(input),
+                    Ok(Message::Inputs(inputs)) => batch.extend(inputs),
                     Ok(Message::Stop(done)) => {
                         stop = Some(done);
                         break;
@@ -275,7 +280,7 @@ pub(crate) async fn tick(engine: mpsc::Sender<Message>) {
 enum FromPeer {
     Connected,
     Disconnected,
-    Frame(Vec<u8>),
+    Frames(Vec<Vec<u8>>),
 }
 
 /// Carries network events to the engine, until either is gone. Frames are decoded and checked in one
@@ -317,8 +322,8 @@ pub(crate) async fn carry(
                     None => true,
                 }
             }
-            Event::Frame { peer, bytes, .. } => match peers.get(&NodeId(peer)) {
-                Some((sender, _)) => sender.send(FromPeer::Frame(bytes)).await.is_ok(),
+            Event::Frames { peer, frames, .. } => match peers.get(&NodeId(peer)) {
+                Some((sender, _)) => sender.send(FromPeer::Frames(frames)).await.is_ok(),
                 None => true,
             },
             Event::ConnectFailed { peer, reason } => {
@@ -378,19 +383,25 @@ async fn check_peer(
     network: Network,
 ) {
     while let Some(event) = events.recv().await {
-        let input = match event {
-            FromPeer::Connected => Input::Connected(node),
-            FromPeer::Disconnected => Input::Disconnected(node),
-            FromPeer::Frame(bytes) => match check::frame(node, &bytes, wall()) {
-                Ok(arrival) => Input::Frame(node, Box::new(arrival)),
-                Err(fault) => {
-                    tracing::warn!(peer = ?node, %fault, "a frame does not check out: session ended");
-                    network.disconnect(node.0);
-                    continue;
+        let message = match event {
+            FromPeer::Connected => Message::Input(Input::Connected(node)),
+            FromPeer::Disconnected => Message::Input(Input::Disconnected(node)),
+            FromPeer::Frames(frames) => {
+                let mut inputs = Vec::with_capacity(frames.len());
+                for bytes in frames {
+                    match check::frame(node, &bytes, wall()) {
+                        Ok(arrival) => inputs.push(Input::Frame(node, Box::new(arrival))),
+                        Err(fault) => {
+                            tracing::warn!(peer = ?node, %fault, "a frame does not check out: session ended");
+                            network.disconnect(node.0);
+                            break;
+                        }
+                    }
                 }
-            },
+                Message::Inputs(inputs)
+            }
         };
-        if engine.send(Message::Input(input)).await.is_err() {
+        if engine.send(message).await.is_err() {
             return;
         }
     }

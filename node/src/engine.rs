@@ -7,6 +7,7 @@ mod acknowledging;
 mod agreement;
 mod archiving;
 mod auditing;
+mod bundling;
 mod cleaning;
 mod contacts;
 mod deleting;
@@ -33,6 +34,7 @@ mod replacing;
 mod restoring;
 mod resuming;
 mod segmenting;
+mod sets;
 mod shelving;
 mod statements;
 #[cfg(test)]
@@ -42,6 +44,7 @@ mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pumasi_protocol::archive::CheckedVolume;
 use pumasi_protocol::codec;
 use pumasi_protocol::crypto::{Secret, SigningKey};
 use pumasi_protocol::line::Line;
@@ -171,6 +174,8 @@ struct Step {
     resumed: Vec<(AccountId, AccountId, pumasi_protocol::line::Entry)>,
     /// The call that makes the next own entry.
     call: Option<pumasi_protocol::archive::Call>,
+    /// Its row among the idempotency keys.
+    call_row: Option<i64>,
     events: bool,
     /// An account may sign now, or never again.
     levels: bool,
@@ -197,6 +202,8 @@ pub(crate) struct Engine {
     restoring: BTreeMap<AccountId, restoring::Restoring>,
     /// Mailboxes kept here that were used lately.
     kept: BTreeMap<AccountId, Kept>,
+    /// Heads of archive volumes that were used lately.
+    volumes: BTreeMap<(AccountId, u64), Vec<CheckedVolume>>,
     peers: BTreeMap<NodeId, Peer>,
     /// Questions that wait for an answer.
     asked: BTreeMap<u64, Asked>,
@@ -218,7 +225,7 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-/// Contacts, lines and mailboxes held in memory at most; beyond, the caches are emptied.
+/// Contacts, lines, mailboxes and volumes held in memory at most; beyond, the caches are emptied.
 const CACHE_MAX: usize = 20_000;
 
 impl Engine {
@@ -247,6 +254,7 @@ impl Engine {
             lines: BTreeMap::new(),
             restoring: BTreeMap::new(),
             kept: BTreeMap::new(),
+            volumes: BTreeMap::new(),
             peers: BTreeMap::new(),
             asked: BTreeMap::new(),
             next_request: 1,
@@ -308,10 +316,12 @@ impl Engine {
         }
         step.effects
             .extend(step.replies.into_iter().map(Effect::Reply));
-        if self.contacts.len() + self.lines.len() + self.kept.len() > CACHE_MAX {
+        let cached = self.contacts.len() + self.lines.len() + self.kept.len() + self.volumes.len();
+        if cached > CACHE_MAX {
             self.contacts.clear();
             self.lines.clear();
             self.kept.clear();
+            self.volumes.clear();
         }
         Ok(step.effects)
     }
@@ -367,6 +377,7 @@ impl Engine {
         self.write_pages()?;
         self.flush_fresh()?;
         self.sign_custody()?;
+        self.send_along()?;
         let whole = std::mem::take(&mut self.step.dirty_contacts);
         for pair in std::mem::take(&mut self.step.dirty_conversations) {
             if !whole.contains(&pair) {

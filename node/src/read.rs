@@ -7,7 +7,7 @@ use pumasi_protocol::crypto::Signed;
 use pumasi_protocol::delivery::State;
 use pumasi_protocol::envelope::{Body, Content};
 use pumasi_protocol::identity::fingerprint;
-use pumasi_protocol::line::{DeclineReason, Entry, IouRecord, IouStatus, Line, Operation};
+use pumasi_protocol::line::{DebtRecord, DebtStatus, DeclineReason, Entry, Line, Operation};
 use pumasi_protocol::record::{AccountRecord, NodeRecord};
 use pumasi_protocol::types::{AccountId, MessageId, NodeId, PaymentId, Time};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -183,6 +183,13 @@ pub(crate) fn message(
     .ok_or_else(|| Error::not_found(format!("no message {message}")))
 }
 
+/// The message of a row.
+pub(crate) fn message_at(db: &Connection, id: i64) -> Result<MessageView> {
+    Ok(db
+        .prepare_cached(&format!("{MESSAGE_COLUMNS} WHERE m.id = ?1"))?
+        .query_row(params![id], message_row)?)
+}
+
 /// A page of a conversation, oldest first: the newest `limit` before or after a message.
 pub(crate) fn messages(
     db: &Connection,
@@ -342,6 +349,10 @@ pub(crate) fn line_view(line: &Line, name: &str) -> LineView {
         available: view.available.to_string(),
         held_out: view.held_out.to_string(),
         held_in: view.held_in.to_string(),
+        reserved_out: view.reserved_out.to_string(),
+        reserved_in: view.reserved_in.to_string(),
+        freed_out: view.freed_out.to_string(),
+        freed_in: view.freed_in.to_string(),
         settled_out: view.settled_out.to_string(),
         settled_in: view.settled_in.to_string(),
         frozen: line.is_frozen(),
@@ -368,13 +379,18 @@ pub(crate) fn lines(db: &Connection, account: &AccountId) -> Result<Vec<LineView
         .collect()
 }
 
-/// Why an IOU was declined, in words.
+/// Why a debt was declined, in words.
 pub(crate) fn decline_reason(reason: DeclineReason) -> &'static str {
     match reason {
         DeclineReason::AboveLimit => "it would pass the limit that the payee set",
         DeclineReason::Frozen => "new debt on the line is stopped",
         DeclineReason::Closing => "the line is being closed",
         DeclineReason::Refused => "the payee refused it",
+        DeclineReason::TooMany => "too many payments are under way on the line",
+        DeclineReason::Unexpected => "the payee expects no such payment",
+        DeclineReason::NoWay => "it cannot be passed on",
+        DeclineReason::TooLate => "too little time was left to pass it on",
+        DeclineReason::TooLittle => "too little was left for passing it on",
     }
 }
 
@@ -382,8 +398,8 @@ pub(crate) fn decline_reason(reason: DeclineReason) -> &'static str {
 const PAYMENT_COLUMNS: &str = "SELECT m.payment, m.contact, c.name, m.outgoing, m.content, m.time,
    m.state, m.safe, m.buildings, i.record, i.reason
  FROM messages m
- JOIN ious i INDEXED BY ious_payment ON i.account = m.account AND i.payment = m.payment
-   AND i.debtor = CASE m.outgoing WHEN 1 THEN m.account ELSE m.contact END
+ JOIN debts i INDEXED BY debts_id ON i.account = m.account AND i.debt = m.payment
+   AND i.kind = 0 AND i.debtor = CASE m.outgoing WHEN 1 THEN m.account ELSE m.contact END
  LEFT JOIN contacts c ON c.account = m.account AND c.contact = m.contact";
 
 fn payment_row(row: &Row<'_>) -> rusqlite::Result<PaymentView> {
@@ -394,7 +410,7 @@ fn payment_row(row: &Row<'_>) -> rusqlite::Result<PaymentView> {
     let content: Vec<u8> = row.get(4)?;
     let record: Vec<u8> = row.get(9)?;
     let (note, amount) = iou_text(&content);
-    let status = codec::decode::<IouRecord>(&record).map(|record| record.status());
+    let status = codec::decode::<DebtRecord>(&record).map(|record| record.status());
     Ok(PaymentView {
         id: PaymentId(payment).to_string(),
         contact: AccountId(contact).to_string(),
@@ -406,8 +422,8 @@ fn payment_row(row: &Row<'_>) -> rusqlite::Result<PaymentView> {
         }),
         note,
         state: match status {
-            Ok(IouStatus::Settled) => "accepted",
-            Ok(IouStatus::Declined) => "declined",
+            Ok(DebtStatus::Settled) => "accepted",
+            Ok(DebtStatus::Declined) => "declined",
             _ => "held",
         }
         .into(),
@@ -495,7 +511,11 @@ pub(crate) fn peer_view(
 pub(crate) fn keeping(db: &Connection) -> Result<Vec<KeptView>> {
     let list = db
         .prepare_cached(
-            "SELECT mailbox, contact, items, bytes,
+            "SELECT mailbox, contact,
+               (SELECT count(*) FROM envelopes
+                WHERE envelopes.mailbox = kept.mailbox AND hidden IS NULL),
+               (SELECT coalesce(sum(length(envelopes.bytes)), 0) FROM envelopes
+                WHERE envelopes.mailbox = kept.mailbox AND hidden IS NULL),
                (SELECT count(*) FROM pages
                 WHERE pages.mailbox = kept.mailbox AND hidden IS NULL),
                (SELECT coalesce(sum(length(pages.bytes)), 0) FROM pages

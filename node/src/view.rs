@@ -337,6 +337,14 @@ pub struct LineView {
     pub held_out: String,
     /// The contact's IOUs that you have not accepted yet.
     pub held_in: String,
+    /// Your locks that the contact accepted and holds room for.
+    pub reserved_out: String,
+    /// The contact's locks that you accepted and hold room for.
+    pub reserved_in: String,
+    /// Your locks that no room is held for any more: owed all the same when they are opened.
+    pub freed_out: String,
+    /// The contact's locks that you hold no room for any more.
+    pub freed_in: String,
     /// All of yours that were accepted.
     pub settled_out: String,
     /// All of the contact's that you accepted.

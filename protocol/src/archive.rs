@@ -228,7 +228,8 @@ pub enum Record {
     Name(String),
 }
 
-/// How far a message has come, as the archive remembers it.
+/// How far a message has come, as the archive remembers it. Of an own message a mark says, whichever it
+/// is, that it was safe: what arrived without ever having been safe has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Mark {
     /// An own message was safe.

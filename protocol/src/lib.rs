@@ -3,11 +3,12 @@
 //!
 //! Modules in reading order: [`types`], [`codec`], [`crypto`], [`identity`], [`record`],
 //! [`invitation`], [`envelope`], [`seal`], [`mailbox`], [`reconcile`], [`delivery`], [`placement`],
-//! [`chat`], [`mod@line`], [`wire`].
+//! [`chat`], [`condition`], [`mod@line`], [`payment`], [`wire`].
 
 pub mod archive;
 pub mod chat;
 pub mod codec;
+pub mod condition;
 pub mod crypto;
 pub mod delivery;
 pub mod envelope;
@@ -16,6 +17,7 @@ pub mod invitation;
 pub mod line;
 pub mod locator;
 pub mod mailbox;
+pub mod payment;
 pub mod placement;
 pub mod reconcile;
 pub mod record;

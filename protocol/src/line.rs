@@ -22,11 +22,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Wire;
-use crate::types::{AccountId, Amount, Hash, LineId, PaymentId, Unit};
+use crate::types::{AccountId, Amount, Hash, LineId, LockId, Unit};
 
 mod chain;
 mod entry;
 mod propose;
+mod propose_lock;
 mod receive;
 mod record;
 mod resume;
@@ -43,26 +44,33 @@ mod side;
 mod tests;
 
 pub use entry::{
-    Adopted, DeclineReason, Entry, EquivocationProof, MAX_ACCEPT, MAX_ADOPTED, MAX_PURPOSE,
-    Malformed, NO_ENTRY, Operation, ProofFault, Seen, chain_id, line_id,
+    Adopted, DebtId, DeclineReason, Entry, EquivocationProof, MAX_ADOPTED, MAX_INSTRUCTIONS,
+    MAX_NAMED, MAX_PURPOSE, MAX_SETTLED, Malformed, NO_ENTRY, Opened, Operation, ProofFault, Seen,
+    chain_id, line_id, lock_id,
 };
 pub use propose::{Answers, Refusal, Stamp};
+pub use propose_lock::NewLock;
 pub use receive::{EntryFault, Equivocation, Known, Needs, Received};
-pub use record::{EntryRecord, IouRecord, IouStatus};
+pub use record::{DebtRecord, DebtStatus, EntryRecord, LockTerms};
 pub use resume::Span;
 
 use resume::Restore;
 use side::Side;
 
-/// The most IOUs per direction that wait for an answer.
+/// The most debts per direction that wait for an answer.
 pub const MAX_HELD: usize = 1_000;
+/// The most locks per direction that room is held for: an eighth of it, 30, is what comes in by one
+/// other line.
+pub const MAX_RESERVED: usize = 240;
+/// The most locks per direction whose claims are open, freed ones too.
+pub const MAX_CLAIMS: usize = 1_000;
 /// The most contradicting branches of one chain that are kept and count.
 pub const MAX_BRANCHES: usize = 8;
 /// The most devices of one account that are known on one line.
 pub const MAX_CHAINS: usize = 64;
 
 /// The state of one line, as seen from one end. Its size does not depend on its history: settled
-/// amounts are sums, and only IOUs that wait for an answer are listed.
+/// amounts are sums, and only debts that wait for an answer or an opening are listed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     id: LineId,
@@ -77,9 +85,10 @@ pub struct Line {
 
 impl Wire for Line {
     const NAME: &'static str = "the state of a line";
-    // Per side MAX_HELD IOUs of at most 94 bytes, MAX_CHAINS chains of at most MAX_BRANCHES branches of
-    // 233 bytes, and as many named entries of 43; and 16 KiB more.
-    const MAX: usize = 2 * (MAX_HELD * 94 + MAX_CHAINS * MAX_BRANCHES * (233 + 43)) + 16 * 1024;
+    // Per side MAX_HELD debts of at most 95 bytes and MAX_CLAIMS locks of 43, MAX_CHAINS chains of at
+    // most MAX_BRANCHES branches of 243 bytes, and as many named entries of 43; and 16 KiB more.
+    const MAX: usize =
+        2 * (MAX_HELD * 95 + MAX_CLAIMS * 43 + MAX_CHAINS * MAX_BRANCHES * (243 + 43)) + 16 * 1024;
 }
 
 /// The end of a branch of a chain.
@@ -100,16 +109,28 @@ pub struct View {
     pub limit_given: Amount,
     /// How much the other side lets me owe.
     pub limit_received: Amount,
+    /// How much the other side's freed claims may come to beyond its limit.
+    pub overhang_given: Amount,
+    /// How much my freed claims may come to beyond my limit.
+    pub overhang_received: Amount,
     /// What I can pay now: 0 while the line is frozen or waits.
     pub available: Amount,
     /// All that my IOUs came to, gross.
     pub settled_out: u128,
     /// All that the other side's IOUs came to, gross.
     pub settled_in: u128,
-    /// My IOUs that wait for an answer.
+    /// My debts that wait for an answer.
     pub held_out: u128,
-    /// The other side's IOUs that wait for mine.
+    /// The other side's debts that wait for mine.
     pub held_in: u128,
+    /// My accepted locks that the other side holds room for.
+    pub reserved_out: u128,
+    /// The other side's accepted locks that I hold room for.
+    pub reserved_in: u128,
+    /// My accepted locks that the other side freed: owed all the same once they are opened.
+    pub freed_out: u128,
+    /// The other side's accepted locks that I freed.
+    pub freed_in: u128,
     /// New debt is stopped: somebody signed two entries for one place.
     pub frozen: bool,
     /// New debt of mine waits: the line is being brought level with the other side after a restore.
@@ -120,6 +141,16 @@ pub struct View {
     pub closing_theirs: bool,
     /// Both offers bind: nothing is owed, nothing is open.
     pub closed: bool,
+}
+
+impl View {
+    /// Whether some debt waits for an answer or an opening.
+    #[must_use]
+    pub const fn under_way(&self) -> bool {
+        let held = self.held_out != 0 || self.held_in != 0;
+        let reserved = self.reserved_out != 0 || self.reserved_in != 0;
+        held || reserved || self.freed_out != 0 || self.freed_in != 0
+    }
 }
 
 impl Line {
@@ -170,15 +201,22 @@ impl Line {
     /// All figures.
     #[must_use]
     pub fn view(&self) -> View {
+        let (open_out, open_in) = (self.mine.sums_open(), self.theirs.sums_open());
         View {
             balance: self.balance(),
             limit_given: self.mine.limit(),
             limit_received: self.theirs.limit(),
+            overhang_given: self.mine.overhang(),
+            overhang_received: self.theirs.overhang(),
             available: self.available(),
             settled_out: self.mine.settled,
             settled_in: self.theirs.settled,
             held_out: self.mine.sum_held(),
             held_in: self.theirs.sum_held(),
+            reserved_out: open_out.reserved,
+            reserved_in: open_in.reserved,
+            freed_out: open_out.freed,
+            freed_in: open_in.freed,
             frozen: self.is_frozen(),
             waiting: self.is_waiting(),
             closing_mine: self.mine.closing(),
@@ -212,15 +250,27 @@ impl Line {
             && self.mine.offer() == Some(self.theirs.last_debt())
             && self.theirs.offer() == Some(self.mine.last_debt())
             && self.mine.settled == self.theirs.settled
-            && self.mine.held.is_empty()
-            && self.theirs.held.is_empty()
+            && [&self.mine, &self.theirs]
+                .iter()
+                .all(|side| side.held.is_empty() && side.open.is_empty())
     }
 
-    /// IOUs of an end that wait for an answer, with their amounts, in the order of their ids. Empty
+    /// Debts of an end that wait for an answer, with their amounts, in the order of their ids. Empty
     /// for anybody else.
-    pub fn held(&self, debtor: AccountId) -> impl Iterator<Item = (PaymentId, Amount)> + '_ {
+    pub fn held(&self, debtor: AccountId) -> impl Iterator<Item = (DebtId, Amount)> + '_ {
         let side = self.side(debtor).into_iter();
         side.flat_map(|side| side.held.iter().map(|(id, held)| (*id, held.amount)))
+    }
+
+    /// Locks of an end that were accepted and whose claims are open, each with its amount and whether
+    /// it was freed, in the order of their ids. Empty for anybody else.
+    pub fn open(&self, debtor: AccountId) -> impl Iterator<Item = (LockId, Amount, bool)> + '_ {
+        let side = self.side(debtor).into_iter();
+        side.flat_map(|side| {
+            side.open
+                .iter()
+                .map(|(id, open)| (*id, open.amount, open.freed))
+        })
     }
 
     /// The ends of an author's chains, in order: one per device, more where one contradicted itself.

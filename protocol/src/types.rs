@@ -125,6 +125,10 @@ id!(
     PaymentId, "pay", "a payment id"
 );
 id!(
+    /// A lock: the hash of its chain, the id that its author gave it, its amount and its condition.
+    LockId, "lock", "a lock id"
+);
+id!(
     /// A line: the hash of its two accounts in order and the unit.
     LineId, "line", "a line id"
 );

@@ -175,12 +175,15 @@ fn starts(target: &str) -> Vec<(String, Vec<u8>)> {
             }
         }
         "line" => {
-            for number in 0..24 {
+            for number in 0..36 {
                 // The last kinds of action are dishonest: a third of the histories has none of them.
                 let kinds = [14, 15, 16][number % 3];
+                let locks = number >= 24;
                 let mut action = || {
                     let (end, kind) = (random.below(2) << 7, random.below(kinds));
-                    [(end | kind) as u8, random.next() as u8, random.next() as u8]
+                    let about_locks = if locks { random.below(2) << 5 } else { 0 };
+                    let what = (end | kind | about_locks) as u8;
+                    [what, random.next() as u8, random.next() as u8]
                 };
                 let begin = [[0, 0, 200], [0x80, 0, 150], [13, 0, 0], [0x8d, 0, 0]];
                 let rest: Vec<_> = (0..20 + 4 * number).map(|_| action()).collect();

@@ -521,9 +521,9 @@ fn lines_are_signed_as_in_the_field() {
 fn end(file: &mut File, name: &str, end: &money::End, signed: &[(&'static str, Signed<Entry>)]) {
     let view = end.line.view();
     let states: Vec<String> = end
-        .ious
+        .debts
         .values()
-        .map(|iou| hex(codec::encode(iou)))
+        .map(|debt| hex(codec::encode(debt)))
         .collect();
     let entry = |signed: &Signed<Entry>| hex(codec::encode(&end.entries[&signed.hash()].1));
     let by_hash: Vec<String> = signed.iter().map(|(_, signed)| entry(signed)).collect();
@@ -545,7 +545,7 @@ fn end(file: &mut File, name: &str, end: &money::End, signed: &[(&'static str, S
             "closing_mine": view.closing_mine,
             "closing_theirs": view.closing_theirs,
             "stored_line": hex(codec::encode(&end.line)),
-            "stored_ious": states,
+            "stored_debts": states,
             "stored_entries": by_hash,
         }),
     );

@@ -47,14 +47,16 @@ pub enum Event {
         /// Why, for people.
         reason: String,
     },
-    /// A frame from a peer.
-    Frame {
+    /// Frames from a peer, at least one: those that arrived together, so that what their sender sent
+    /// at once can be taken at once.
+    Frames {
         /// The peer.
         peer: PeerKey,
-        /// The session on which it came.
+        /// The session on which they came.
         session: u64,
-        /// 1 to `max_frame` bytes; their meaning is not known here.
-        bytes: Vec<u8>,
+        /// In order; each 1 to `max_frame` bytes, whose meaning is not known here. All but the first
+        /// have 16 KiB together at most.
+        frames: Vec<Vec<u8>>,
     },
     /// A message on a topic. It goes on to other peers only after
     /// [`Network::judge`](crate::Network::judge) with [`Verdict::Accept`]; one that is never

@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures::{
-    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
     io::{BufReader, ReadHalf, WriteHalf},
 };
 use libp2p::{Stream, core::upgrade::NegotiationError, swarm::ConnectionId};
@@ -297,8 +297,8 @@ async fn sleep_until(until: Option<Instant>) {
     }
 }
 
-/// Reads frames and hands them on, waiting when the reader of events is slow: then the transport's
-/// windows fill and the peer waits. Returns why it ended.
+/// Reads frames and hands them on, those together that arrived together. Waits when the reader of events
+/// is slow: then the transport's windows fill and the peer waits. Returns why it ended.
 async fn read(
     half: ReadHalf<Stream>,
     session: &Session,
@@ -312,20 +312,36 @@ async fn read(
             Ok(None) => continue,
             Err(reason) => return reason,
         };
-        let length = frame.len() as u64;
+        let mut frames = vec![frame];
+        while let Some(frame) = whole_frame(reader.buffer(), shared.max_frame) {
+            let (taken, frame) = (frame.len() + 4, frame.to_vec());
+            reader.consume_unpin(taken);
+            if !frame.is_empty() {
+                frames.push(frame);
+            }
+        }
+        let length = frames.iter().map(Vec::len).sum::<usize>() as u64;
         session.bytes_in.fetch_add(length, Ordering::Relaxed);
         session.active_ms.store(shared.now_ms(), Ordering::Relaxed);
         add(&shared.tally.bytes_in, length);
-        add(&shared.tally.frames_in, 1);
-        let event = Event::Frame {
+        add(&shared.tally.frames_in, frames.len() as u64);
+        let event = Event::Frames {
             peer: session.peer,
             session: session.id,
-            bytes: frame,
+            frames,
         };
         if events.send(event).await.is_err() {
             return "nobody reads the events".to_owned();
         }
     }
+}
+
+/// The first frame in bytes that were read already, if all of it is there.
+fn whole_frame(bytes: &[u8], max_frame: usize) -> Option<&[u8]> {
+    let (head, rest) = bytes.split_first_chunk()?;
+    let length = usize::try_from(u32::from_be_bytes(*head)).ok()?;
+    // One that is too long is refused where frames are read.
+    rest.get(..length).filter(|_| length <= max_frame)
 }
 
 /// Reads one frame; `None` is a sign of life. The length is checked before anything is allocated.

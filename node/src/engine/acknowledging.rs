@@ -18,10 +18,10 @@ impl Engine {
         for ((account, contact), ids) in std::mem::take(&mut self.step.delivered) {
             for ids in ids.chunks(IDS_MAX) {
                 let action = Action::Delivered { ids: ids.to_vec() };
-                let statement = self.state(account, action)?;
                 let home = self
                     .contact(account, contact)?
                     .map(|c| c.record.record.home.node);
+                let statement = self.state_but(account, action, home)?;
                 if let Some(home) = home {
                     self.statement_for(home, statement)?;
                 }
@@ -31,8 +31,19 @@ impl Engine {
     }
 
     /// Signs and stores a statement of an own account, applies it here, and gives it to the keepers
-    /// that are connected; the others get it when mailboxes are compared. Returns its row.
+    /// that are connected, acknowledgements soon; the others get it when mailboxes are compared.
+    /// Returns its row.
     pub(super) fn state(&mut self, account: AccountId, action: Action) -> Result<i64> {
+        self.state_but(account, action, None)
+    }
+
+    /// The same, but for a keeper that gets it another way.
+    fn state_but(
+        &mut self,
+        account: AccountId,
+        action: Action,
+        but: Option<NodeId>,
+    ) -> Result<i64> {
         let own = self.own(&account)?;
         let statement = Statement {
             account,
@@ -47,12 +58,19 @@ impl Engine {
             .keepers
             .iter()
             .map(|keeper| keeper.place.node)
+            .filter(|node| Some(*node) != but)
             .collect();
         let private = matches!(statement.action, Action::Read { .. });
         let row = self.store_statement(&statement, &signed)?;
         if !private {
             for keeper in keepers {
-                if self.peers.get(&keeper).is_some_and(|peer| peer.connected) {
+                if !self.peers.get(&keeper).is_some_and(|peer| peer.connected) {
+                    continue;
+                }
+                if matches!(statement.action, Action::Delivered { .. }) {
+                    // It only hides what was taken.
+                    self.state_soon(keeper, signed.clone());
+                } else {
                     self.send(keeper, &Frame::Statements(vec![signed.clone()]));
                 }
             }

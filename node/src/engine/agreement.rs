@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use pumasi_protocol::codec;
 use pumasi_protocol::crypto::{self, Signed};
 use pumasi_protocol::envelope::CapabilityId;
-use pumasi_protocol::mailbox::Usage;
 use pumasi_protocol::record::{CheckedRecord, KeyBundle, OneTimeKey};
 use pumasi_protocol::types::{AccountId, NodeId};
 use pumasi_protocol::wire::{Response, keys_tag_text};
@@ -65,8 +64,6 @@ impl Engine {
                 record,
                 keys,
                 contact: welcome,
-                usage: Usage::default(),
-                archive: Usage::default(),
                 since: self.now,
                 ended: Some(self.now),
                 seals: BTreeSet::new(),
@@ -176,33 +173,13 @@ impl Engine {
         ] {
             self.db.execute(sql, params![account.0])?;
         }
-        let hidden: Vec<(i64, [u8; 16], u64)> = self
-            .db
-            .prepare(
-                "SELECT id, capability, length(bytes) FROM envelopes
-                 WHERE mailbox = ?1 AND hidden IS NOT NULL AND covered = 0",
-            )?
-            .query_map(params![account.0], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })?
-            .collect::<rusqlite::Result<_>>()?;
-        for (row, capability, size) in &hidden {
-            self.db
-                .prepare_cached("UPDATE envelopes SET hidden = NULL WHERE id = ?1")?
-                .execute(params![row])?;
-            self.db
-                .prepare_cached(
-                    "UPDATE capabilities SET items = items + 1, bytes = bytes + ?3
-                     WHERE mailbox = ?1 AND capability = ?2",
-                )?
-                .execute(params![account.0, capability, size])?;
-        }
+        self.db.execute(
+            "UPDATE envelopes SET hidden = NULL
+             WHERE mailbox = ?1 AND hidden IS NOT NULL AND covered = 0",
+            params![account.0],
+        )?;
         let sets = self.load_sets(account)?;
         if let Some(kept) = self.kept.get_mut(account) {
-            for (_, _, size) in &hidden {
-                kept.usage.items += 1;
-                kept.usage.bytes += size;
-            }
             kept.sets = sets;
         }
         Ok(())

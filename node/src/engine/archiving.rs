@@ -19,6 +19,7 @@ use pumasi_protocol::wire::Frame;
 use rusqlite::params;
 
 use super::outgoing::Holders;
+use super::proofs::{ITEM_MESSAGE, ITEM_PAGE};
 use super::{Engine, blob, one};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -77,6 +78,8 @@ impl Archive {
 pub(super) struct Pending {
     full: Vec<Draft>,
     draft: Draft,
+    /// Somebody waits until it is safe, or keepers hold it nowhere else: it leaves with this step.
+    urgent: bool,
 }
 
 #[derive(Debug, Default)]
@@ -126,8 +129,17 @@ impl Engine {
         (own.archive.volume.epoch, number)
     }
 
-    /// Adds a record to the page of this step. Returns its place.
+    /// Adds a record to the page of this step, which leaves with the step. Returns its place.
     pub(super) fn archive(&mut self, account: AccountId, record: Record) -> (u64, u64) {
+        if self.step.quiet.is_none() {
+            self.step.archive.entry(account).or_default().urgent = true;
+        }
+        self.archive_received(account, record)
+    }
+
+    /// The same for what is in the mailbox, too, until a page covers it, and for what is found out again:
+    /// a page of nothing else leaves soon.
+    pub(super) fn archive_received(&mut self, account: AccountId, record: Record) -> (u64, u64) {
         if let Some(place) = self.step.quiet {
             return place;
         }
@@ -197,7 +209,7 @@ impl Engine {
                     mark,
                     messages: messages.to_vec(),
                 };
-                let (_, page) = self.archive(account, record);
+                let (_, page) = self.archive_received(account, record);
                 for message in messages {
                     self.db
                         .prepare_cached(
@@ -211,7 +223,7 @@ impl Engine {
     }
 
     /// Seals, signs and stores what this step archives; keepers that are connected get it after the
-    /// commit, the others when mailboxes are compared.
+    /// commit or soon, the others when mailboxes are compared.
     pub(super) fn write_pages(&mut self) -> Result<()> {
         while let Some((account, _)) = self.step.archive.first_key_value() {
             let account = *account;
@@ -221,13 +233,14 @@ impl Engine {
             let Some(pending) = self.step.archive.remove(&account) else {
                 continue;
             };
+            let urgent = pending.urgent;
             let mut pages = Vec::new();
             for draft in pending.full.into_iter().chain([pending.draft]) {
                 if !draft.records.is_empty() || !draft.covers.is_empty() {
                     pages.push(self.write_page(account, draft.records, draft.covers, None)?);
                 }
             }
-            self.send_new_pages(account, pages)?;
+            self.send_new_pages(account, &pages, urgent)?;
         }
         Ok(())
     }
@@ -273,7 +286,8 @@ impl Engine {
     pub(super) fn send_new_pages(
         &mut self,
         account: AccountId,
-        pages: Vec<Signed<Page>>,
+        pages: &[Signed<Page>],
+        urgent: bool,
     ) -> Result<()> {
         if pages.is_empty() {
             return Ok(());
@@ -281,7 +295,11 @@ impl Engine {
         let keepers: Vec<NodeId> = self.own(&account)?.keepers().collect();
         for keeper in keepers {
             if self.peers.get(&keeper).is_some_and(|peer| peer.connected) {
-                self.send_pages(keeper, account, pages.clone())?;
+                self.shelve_soon(keeper, account, pages);
+                if urgent {
+                    // Behind those before it: an entry is safe only when they are.
+                    self.send_bundle(keeper)?;
+                }
             }
         }
         Ok(())
@@ -464,10 +482,10 @@ impl Engine {
         for id in held {
             self.db
                 .prepare_cached(
-                    "INSERT OR REPLACE INTO receipt_items (account, message, keeper, receipt)
-                     SELECT mailbox, page, ?3, ?4 FROM pages WHERE page = ?2 AND mailbox = ?1",
+                    "INSERT OR REPLACE INTO receipt_items (kind, item, keeper, receipt)
+                     SELECT ?5, id, ?3, ?4 FROM pages WHERE page = ?2 AND mailbox = ?1",
                 )?
-                .execute(params![account.0, id.0, receipt.keeper.0, row])?;
+                .execute(params![account.0, id.0, receipt.keeper.0, row, ITEM_PAGE])?;
         }
         if after > before {
             self.step.dirty_archives.insert(account);
@@ -485,48 +503,43 @@ impl Engine {
         until: Time,
     ) -> Result<()> {
         let volume = self.own(&account)?.archive.volume.epoch;
-        let rows: Vec<([u8; 32], [u8; 32], bool)> = self
+        let rows: Vec<(i64, [u8; 32], bool)> = self
             .db
             .prepare_cached(
-                "SELECT message, contact, outgoing FROM messages
+                "SELECT id, contact, outgoing FROM messages
                  WHERE account = ?1 AND kind = 1 AND safe = 0 AND volume = ?4
                    AND page > ?2 AND page <= ?3",
             )?
             .query_map(params![account.0, before, after, volume], |row| {
-                Ok((blob(row, 0)?, blob(row, 1)?, row.get(2)?))
+                Ok((row.get(0)?, blob(row, 1)?, row.get(2)?))
             })?
             .collect::<rusqlite::Result<_>>()?;
         let copies = usize::from(self.own(&account)?.record.record.safe_copies);
         for (message, contact, outgoing) in rows {
-            let message = MessageId(message);
             if outgoing {
-                let holders = self.proven_holders(&account, &message)?;
+                let holders = self.proven_holders(message)?;
                 let record = self
                     .known_contact(account, AccountId(contact))?
                     .record
                     .clone();
                 let (state, buildings, until) = holders.prove(&record);
-                self.raise(account, message, state, buildings, until)?;
+                self.raise(Some(message), state, buildings, until)?;
             } else {
-                self.raise(account, message, State::Delivered, copies, Some(until))?;
+                self.raise(Some(message), State::Delivered, copies, Some(until))?;
             }
         }
         Ok(())
     }
 
-    /// Who signed for something, and until when.
-    pub(super) fn proven_holders(
-        &self,
-        account: &AccountId,
-        message: &MessageId,
-    ) -> Result<Holders> {
+    /// Who signed for the message of a row, and until when.
+    fn proven_holders(&self, message: i64) -> Result<Holders> {
         let rows: Vec<([u8; 32], u64)> = self
             .db
             .prepare_cached(
                 "SELECT i.keeper, r.until FROM receipt_items i JOIN receipts r ON r.id = i.receipt
-                 WHERE i.account = ?1 AND i.message = ?2",
+                 WHERE i.kind = ?1 AND i.item = ?2",
             )?
-            .query_map(params![account.0, message.0], |row| {
+            .query_map(params![ITEM_MESSAGE, message], |row| {
                 Ok((blob(row, 0)?, row.get(1)?))
             })?
             .collect::<rusqlite::Result<_>>()?;

@@ -85,25 +85,25 @@ impl Engine {
         let shelf = self.shelf_signed(&account, &node)?;
         for _ in 0..TRIES {
             let from = self.rng.next_u64() % (last + 1);
-            let row: Option<([u8; 32], u64, Vec<u8>)> = one(self
+            let row: Option<([u8; 32], u64, Vec<u8>, i64)> = one(self
                 .db
                 .prepare_cached(
-                    "SELECT page, time, bytes FROM pages
+                    "SELECT page, time, bytes, id FROM pages
                      WHERE id >= ?2 AND mailbox = ?1 AND hidden IS NULL ORDER BY id LIMIT 1",
                 )?
                 .query_row(params![account.0, from], |row| {
-                    Ok((blob(row, 0)?, row.get(1)?, row.get(2)?))
+                    Ok((blob(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?))
                 }))?;
-            let Some((page, time, bytes)) = row else {
+            let Some((page, time, bytes, id)) = row else {
                 continue;
             };
             let signed = self
                 .db
                 .prepare_cached(
                     "SELECT 1 FROM receipt_items
-                     WHERE account = ?1 AND message = ?2 AND keeper = ?3",
+                     WHERE kind = ?1 AND item = ?2 AND keeper = ?3",
                 )?
-                .exists(params![account.0, page, node.0])?;
+                .exists(params![super::proofs::ITEM_PAGE, id, node.0])?;
             if !signed && shelf.is_none_or(|until| until.0 <= time) {
                 continue;
             }

@@ -1,10 +1,12 @@
 //! Dropping what is past its date, a bounded number of rows at once.
 
+use pumasi_protocol::envelope::CapabilityId;
 use pumasi_protocol::locator::LOCATOR_LIFE;
 use pumasi_protocol::mailbox::{ERASE_AFTER, RETENTION_MAX};
 use pumasi_protocol::types::{AccountId, DAY, EnvelopeId, SECOND};
 use rusqlite::params;
 
+use super::sets::Moved;
 use super::statements::PRIVATE;
 use super::{Engine, blob};
 use crate::error::Result;
@@ -47,9 +49,9 @@ impl Engine {
                 self.left_inbox(
                     &AccountId(mailbox),
                     &EnvelopeId(envelope),
-                    &capability,
+                    CapabilityId(capability),
                     size,
-                )?;
+                );
             }
         }
         let before = |age: u64| now.saturating_sub(age);
@@ -87,17 +89,18 @@ impl Engine {
             ),
             (
                 "DELETE FROM receipt_items WHERE receipt IN
-                   (SELECT id FROM receipts WHERE until < ?1 LIMIT ?2)",
+                   (SELECT id FROM (SELECT id, until FROM receipts ORDER BY id LIMIT ?2)
+                    WHERE until < ?1)",
                 now,
             ),
             (
-                "DELETE FROM receipts WHERE id IN
-                   (SELECT id FROM receipts WHERE until < ?1 LIMIT ?2)",
+                "DELETE FROM receipts WHERE until < ?1 AND id IN
+                   (SELECT id FROM receipts ORDER BY id LIMIT ?2)",
                 now,
             ),
             (
-                "DELETE FROM idempotency WHERE (account, scope, key) IN
-                   (SELECT account, scope, key FROM idempotency WHERE time < ?1 LIMIT ?2)",
+                "DELETE FROM idempotency WHERE time < ?1 AND id IN
+                   (SELECT id FROM idempotency ORDER BY id LIMIT ?2)",
                 before(IDEMPOTENCY_LIFE),
             ),
             (
@@ -107,12 +110,13 @@ impl Engine {
             ),
             (
                 "DELETE FROM outbox WHERE kind = 0 AND item IN
-                   (SELECT id FROM outgoing WHERE expires < ?1 LIMIT ?2)",
+                   (SELECT id FROM (SELECT id, expires FROM outgoing ORDER BY id LIMIT ?2)
+                    WHERE expires < ?1)",
                 now,
             ),
             (
-                "DELETE FROM outgoing WHERE id IN
-                   (SELECT id FROM outgoing WHERE expires < ?1 LIMIT ?2)",
+                "DELETE FROM outgoing WHERE expires < ?1 AND id IN
+                   (SELECT id FROM outgoing ORDER BY id LIMIT ?2)",
                 now,
             ),
         ];
@@ -165,6 +169,7 @@ impl Engine {
                 self.db.prepare_cached(sql)?.execute(params![mailbox])?;
             }
             self.kept.remove(&AccountId(mailbox));
+            self.volumes.retain(|(of, _), _| of.0 != mailbox);
             self.step.dirty_kept.remove(&AccountId(mailbox));
             self.due.publish_soon(self.now);
         }
@@ -196,13 +201,8 @@ impl Engine {
             if kind == PRIVATE {
                 continue;
             }
-            let sets = match self.kept.get_mut(&AccountId(mailbox)) {
-                Some(kept) => Some(&mut kept.sets),
-                None => self.due.own_sets.get_mut(&AccountId(mailbox)),
-            };
-            if let Some(sets) = sets {
-                sets.statements.remove(&hash);
-                sets.statement_count = sets.statement_count.saturating_sub(1);
+            if let Some(sets) = self.sets_in_memory(&AccountId(mailbox)) {
+                sets.statement(Moved::Out, &hash);
             }
         }
         Ok(())

@@ -12,6 +12,7 @@ use pumasi_protocol::succession::is_reading;
 use pumasi_protocol::types::{AccountId, EnvelopeId, MessageId, NodeId, Time};
 use rusqlite::params;
 
+use super::proofs::{ITEM_MESSAGE, ITEM_PAGE};
 use super::{Engine, blob};
 use crate::error::{Error, Result};
 use crate::view::{DrillAccountView, DrillView};
@@ -139,12 +140,12 @@ impl Engine {
             .saturating_sub(1)
             .max(1);
         let mut query = self.db.prepare_cached(
-            "SELECT page, time FROM pages WHERE mailbox = ?1 AND hidden IS NULL
+            "SELECT page, time, id FROM pages WHERE mailbox = ?1 AND hidden IS NULL
                AND (epoch < ?2 OR (epoch = ?2 AND number <= ?3))",
         )?;
-        let rows: Vec<([u8; 32], u64)> = query
+        let rows: Vec<([u8; 32], u64, i64)> = query
             .query_map(params![account.0, epoch, safe_to], |row| {
-                Ok((blob(row, 0)?, row.get(1)?))
+                Ok((blob(row, 0)?, row.get(1)?, row.get(2)?))
             })?
             .collect::<rusqlite::Result<_>>()?;
         let mut shelves = BTreeMap::new();
@@ -153,9 +154,9 @@ impl Engine {
             shelves.insert(node, self.shelf_signed(account, &node)?);
         }
         let (mut safe, mut risk) = (0, 0);
-        for (page, time) in rows {
+        for (page, time, row) in rows {
             safe += 1;
-            let signed = self.signers(account, &page)?;
+            let signed = self.signers(ITEM_PAGE, row)?;
             let mut buildings = BTreeSet::new();
             for keeper in left {
                 let node = keeper.place.node;
@@ -181,24 +182,24 @@ impl Engine {
         at_risk: &mut Vec<String>,
     ) -> Result<(u64, u64)> {
         let mut query = self.db.prepare_cached(
-            "SELECT message, contact FROM messages
+            "SELECT message, contact, id FROM messages
              WHERE account = ?1 AND outgoing = 1 AND safe = 1 AND state < ?2",
         )?;
-        let rows: Vec<([u8; 32], [u8; 32])> = query
+        let rows: Vec<([u8; 32], [u8; 32], i64)> = query
             .query_map(params![account.0, State::Delivered.code()], |row| {
-                Ok((blob(row, 0)?, blob(row, 1)?))
+                Ok((blob(row, 0)?, blob(row, 1)?, row.get(2)?))
             })?
             .collect::<rusqlite::Result<_>>()?;
         let mut records: BTreeMap<AccountId, (Vec<KeeperEntry>, u8)> = BTreeMap::new();
         let (mut safe, mut risk) = (0, 0);
-        for (message, contact) in rows {
+        for (message, contact, row) in rows {
             safe += 1;
             let contact = AccountId(contact);
             let (keepers, copies) = match records.entry(contact) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(slot) => slot.insert(self.contact_record(account, &contact)?),
             };
-            let signed = self.signers(account, &message)?;
+            let signed = self.signers(ITEM_MESSAGE, row)?;
             let buildings: BTreeSet<String> = outside(keepers, burned)
                 .into_iter()
                 .filter(|keeper| signed.contains(&keeper.place.node))
@@ -213,11 +214,11 @@ impl Engine {
     }
 
     /// Who signed for something, by the receipts held here.
-    fn signers(&self, account: &AccountId, item: &[u8; 32]) -> Result<BTreeSet<NodeId>> {
+    fn signers(&self, kind: i64, item: i64) -> Result<BTreeSet<NodeId>> {
         Ok(self
             .db
-            .prepare_cached("SELECT keeper FROM receipt_items WHERE account = ?1 AND message = ?2")?
-            .query_map(params![account.0, item], |row| Ok(NodeId(blob(row, 0)?)))?
+            .prepare_cached("SELECT keeper FROM receipt_items WHERE kind = ?1 AND item = ?2")?
+            .query_map(params![kind, item], |row| Ok(NodeId(blob(row, 0)?)))?
             .collect::<rusqlite::Result<_>>()?)
     }
 

@@ -46,6 +46,7 @@ impl Engine {
         })
     }
 
+    /// Remembers what came of a call with a key. Returns its row.
     pub(super) fn remember_answer(
         &mut self,
         account: &AccountId,
@@ -53,8 +54,8 @@ impl Engine {
         key: Option<&str>,
         request: &[&[u8]],
         result: &[u8; 32],
-    ) -> Result<()> {
-        let Some(key) = key else { return Ok(()) };
+    ) -> Result<Option<i64>> {
+        let Some(key) = key else { return Ok(None) };
         self.db
             .prepare_cached(
                 "INSERT INTO idempotency (account, scope, key, request, result, time)
@@ -68,7 +69,7 @@ impl Engine {
                 result,
                 self.now.0
             ])?;
-        Ok(())
+        Ok(Some(self.db.last_insert_rowid()))
     }
 }
 

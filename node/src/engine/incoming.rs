@@ -611,7 +611,7 @@ impl Engine {
                         .entry((account, contact))
                         .or_insert(now.plus(HOLE_PATIENCE));
                 }
-                let page = self.archive(
+                let page = self.archive_received(
                     account,
                     Record::Text(Box::new(ArchivedText {
                         content: bytes.to_vec().into(),
@@ -620,7 +620,7 @@ impl Engine {
                         call: None,
                     })),
                 );
-                self.insert_message(&NewMessage {
+                let row = self.insert_message(&NewMessage {
                     account,
                     contact,
                     message,
@@ -635,11 +635,12 @@ impl Engine {
                     state: State::Delivered,
                     gap,
                     envelope: Some(envelope),
+                    call: None,
                 })?;
                 if may_fill {
                     self.fill_gap(account, contact, epoch, sequence)?;
                 }
-                let view = read::message(&self.db, &account, &message)?;
+                let view = read::message_at(&self.db, row)?;
                 self.event(Some(account), "message.received", &view)?;
                 Ok(true)
             }

@@ -393,9 +393,12 @@ impl Engine {
                     "SELECT count(*) FROM pages p
                      WHERE p.mailbox = ?1 AND p.hidden IS NULL AND (p.time < ?3 OR EXISTS (
                        SELECT 1 FROM receipt_items i
-                       WHERE i.account = p.mailbox AND i.message = p.page AND i.keeper = ?2))",
+                       WHERE i.kind = ?4 AND i.item = p.id AND i.keeper = ?2))",
                 )?
-                .query_row(params![account.0, node.0, shelf.0], |row| row.get(0))?;
+                .query_row(
+                    params![account.0, node.0, shelf.0, super::proofs::ITEM_PAGE],
+                    |row| row.get(0),
+                )?;
         }
         Ok(view)
     }
@@ -536,7 +539,8 @@ impl Engine {
     /// Mailboxes kept here: for the owner of the node.
     pub(crate) fn kept_count(&self) -> Result<(u64, u64)> {
         Ok(self.db.query_row(
-            "SELECT count(*), coalesce(sum(items), 0) FROM kept",
+            "SELECT count(*), (SELECT count(*) FROM envelopes e JOIN kept k ON k.mailbox = e.mailbox
+               WHERE e.hidden IS NULL) FROM kept",
             [],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?)

@@ -1,26 +1,28 @@
 //! Keeping mailboxes for others: admission, storing, custody receipts. What owners say is in
 //! `statements`, comparing with other keepers in `reconciling`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pumasi_protocol::codec::{self, Wire as _};
 use pumasi_protocol::crypto::{self, Signed};
 use pumasi_protocol::envelope::{Encapsulation, SealName};
 use pumasi_protocol::mailbox::{
-    CLOCK_AHEAD_MAX, CustodyReceipt, IDS_MAX, NotAdmitted, RETENTION_MAX, Usage, admit, admit_shape,
+    CLOCK_AHEAD_MAX, CustodyReceipt, IDS_MAX, NotAdmitted, RETENTION_MAX, admit, admit_shape,
 };
-use pumasi_protocol::reconcile::SetDigest;
 use pumasi_protocol::record::{CheckedRecord, KeyBundle};
 use pumasi_protocol::types::{AccountId, DAY, EnvelopeId, Hash, NodeId, Time};
-use pumasi_protocol::wire::{Frame, Parcel};
+use pumasi_protocol::wire::{BATCH_BYTES, Frame, Parcel};
 use rusqlite::params;
 
+use super::sets::{Moved, Sets};
 use super::{Engine, blob, one};
 use crate::check::CheckedParcel;
 use crate::error::Result;
 
 /// Names of seal keys remembered per mailbox; the store knows the others.
 const SEALS_REMEMBERED: usize = 1_024;
+/// Receipts in one frame; half of what is read.
+const RECEIPTS_TOGETHER: usize = 32;
 /// Envelopes passed on whose receipts are waited for, at most.
 const RELAYS_MAX: usize = 10_000;
 
@@ -30,26 +32,12 @@ pub(super) struct Kept {
     pub(super) record: CheckedRecord,
     pub(super) keys: Signed<KeyBundle>,
     pub(super) contact: bool,
-    pub(super) usage: Usage,
-    /// What of its archive is live here.
-    pub(super) archive: Usage,
     pub(super) since: Time,
     /// Since when its record does not name this node.
     pub(super) ended: Option<Time>,
     /// Seal keys whose encapsulations are stored.
     pub(super) seals: BTreeSet<SealName>,
     pub(super) sets: Sets,
-}
-
-/// Running digests of a mailbox's two sets.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Sets {
-    pub(super) statements: SetDigest,
-    pub(super) statement_count: u64,
-    pub(super) envelopes: SetDigest,
-    pub(super) envelope_count: u64,
-    pub(super) archive: SetDigest,
-    pub(super) archive_count: u64,
 }
 
 impl Engine {
@@ -67,12 +55,11 @@ impl Engine {
         Ok(self.kept_mut(mailbox)?.map(|kept| kept.record.clone()))
     }
 
-    #[expect(clippy::type_complexity, reason = "one row of one query")]
     fn load_kept(&self, mailbox: &AccountId) -> Result<Option<Kept>> {
-        let row: Option<(bool, Vec<u8>, Vec<u8>, u64, u64, u64, Option<u64>)> = one(self
+        let row: Option<(bool, Vec<u8>, Vec<u8>, u64, Option<u64>)> = one(self
             .db
             .prepare_cached(
-                "SELECT contact, record, keys, items, bytes, since, ended FROM kept WHERE mailbox = ?1",
+                "SELECT contact, record, keys, since, ended FROM kept WHERE mailbox = ?1",
             )?
             .query_row(params![mailbox.0], |row| {
                 Ok((
@@ -81,11 +68,9 @@ impl Engine {
                     row.get(2)?,
                     row.get(3)?,
                     row.get(4)?,
-                    row.get(5)?,
-                    row.get(6)?,
                 ))
             }))?;
-        let Some((contact, record, keys, items, bytes, since, ended)) = row else {
+        let Some((contact, record, keys, since, ended)) = row else {
             return Ok(None);
         };
         let (Ok(record), Ok(keys)) = (codec::decode(&record), codec::decode(&keys)) else {
@@ -95,60 +80,15 @@ impl Engine {
             return Ok(None);
         };
         let sets = self.load_sets(mailbox)?;
-        let archive = self.db.query_row(
-            "SELECT count(*), coalesce(sum(length(bytes)), 0) FROM pages
-             WHERE mailbox = ?1 AND hidden IS NULL",
-            params![mailbox.0],
-            |row| {
-                Ok(Usage {
-                    items: row.get(0)?,
-                    bytes: row.get(1)?,
-                })
-            },
-        )?;
         Ok(Some(Kept {
             record,
             keys,
             contact,
-            usage: Usage { items, bytes },
-            archive,
             since: Time(since),
             ended: ended.map(Time),
             seals: BTreeSet::new(),
             sets,
         }))
-    }
-
-    /// The digests of a mailbox's sets, from the store: once, then they are kept up to date.
-    pub(super) fn load_sets(&self, mailbox: &AccountId) -> Result<Sets> {
-        let mut sets = Sets::default();
-        let mut query = self
-            .db
-            .prepare_cached("SELECT hash FROM statements WHERE mailbox = ?1 AND lasting < 2")?;
-        let mut rows = query.query(params![mailbox.0])?;
-        while let Some(row) = rows.next()? {
-            sets.statements.add(&blob(row, 0)?);
-            sets.statement_count += 1;
-        }
-        drop(rows);
-        let mut query = self.db.prepare_cached(
-            "SELECT envelope FROM envelopes WHERE mailbox = ?1 AND hidden IS NULL",
-        )?;
-        let mut rows = query.query(params![mailbox.0])?;
-        while let Some(row) = rows.next()? {
-            sets.envelopes.add(&blob(row, 0)?);
-            sets.envelope_count += 1;
-        }
-        drop(rows);
-        let mut query = self
-            .db
-            .prepare_cached("SELECT page FROM pages WHERE mailbox = ?1 AND hidden IS NULL")?;
-        let mut rows = query.query(params![mailbox.0])?;
-        while let Some(row) = rows.next()? {
-            sets.archive.add(&blob(row, 0)?);
-            sets.archive_count += 1;
-        }
-        Ok(sets)
     }
 
     pub(super) fn store_kept(&mut self, mailbox: AccountId) -> Result<()> {
@@ -157,18 +97,16 @@ impl Engine {
         };
         self.db
             .prepare_cached(
-                "INSERT INTO kept (mailbox, contact, record, keys, items, bytes, since, ended)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                "INSERT INTO kept (mailbox, contact, record, keys, since, ended)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
                  ON CONFLICT (mailbox) DO UPDATE SET
-                   contact = ?2, record = ?3, keys = ?4, items = ?5, bytes = ?6, ended = ?8",
+                   contact = ?2, record = ?3, keys = ?4, ended = ?6",
             )?
             .execute(params![
                 mailbox.0,
                 kept.contact,
                 codec::encode(&kept.record.signed),
                 codec::encode(&kept.keys),
-                kept.usage.items,
-                kept.usage.bytes,
                 kept.since.0,
                 kept.ended.map(|ended| ended.0)
             ])?;
@@ -199,7 +137,7 @@ impl Engine {
         }
         let version = kept.record.version();
         let fellow = kept.record.keeper(&from).is_some() || kept.record.record.home.node == from;
-        let usage = kept.usage;
+        let (usage, share) = (kept.sets.inbox, kept.sets.share(&sealed.capability));
         let known: Option<Option<i64>> = one(self
             .db
             .prepare_cached("SELECT hidden FROM envelopes WHERE envelope = ?1")?
@@ -221,17 +159,14 @@ impl Engine {
         if let Err(why) = admit_shape(sealed, now) {
             return Ok(Err(why));
         }
-        let row: Option<([u8; 32], u64, u64)> = one(self
+        let tag_key: Option<[u8; 32]> = one(self
             .db
             .prepare_cached(
-                "SELECT tag_key, items, bytes FROM capabilities
+                "SELECT tag_key FROM capabilities
                  WHERE mailbox = ?1 AND capability = ?2 AND revoked = 0",
             )?
-            .query_row(params![mailbox.0, sealed.capability.0], |row| {
-                Ok((blob(row, 0)?, row.get(1)?, row.get(2)?))
-            }))?;
-        let tag_key = row.map(|(key, _, _)| crypto::Secret(key));
-        let share = row.map_or(Usage::default(), |(_, items, bytes)| Usage { items, bytes });
+            .query_row(params![mailbox.0, sealed.capability.0], |row| blob(row, 0)))?;
+        let tag_key = tag_key.map(crypto::Secret);
         // What another keeper of this mailbox took under an older record stays welcome.
         let under = if fellow {
             sealed.record.min(version)
@@ -272,19 +207,10 @@ impl Engine {
                 bytes.0
             ])?;
         if hidden.is_none() {
-            self.db
-                .prepare_cached(
-                    "UPDATE capabilities SET items = items + 1, bytes = bytes + ?3
-                     WHERE mailbox = ?1 AND capability = ?2",
-                )?
-                .execute(params![mailbox.0, sealed.capability.0, size])?;
             if let Some(kept) = self.kept.get_mut(&mailbox) {
-                kept.usage.items += 1;
-                kept.usage.bytes += size;
-                kept.sets.envelopes.add(&id.0);
-                kept.sets.envelope_count += 1;
+                kept.sets
+                    .envelope(Moved::In, &id.0, sealed.capability, size);
             }
-            self.step.dirty_kept.insert(mailbox);
             self.compare_soon(&mailbox);
         }
         self.custody(from, mailbox, id, sealed.expires);
@@ -445,9 +371,10 @@ impl Engine {
         }
     }
 
-    /// Signs for what this step stores: one receipt per bringer and mailbox. They leave only after
-    /// the commit, like every effect.
+    /// Signs for what this step stores: one receipt per bringer and mailbox, one frame per bringer. They
+    /// leave only after the commit, like every effect.
     pub(super) fn sign_custody(&mut self) -> Result<()> {
+        let mut frames: BTreeMap<NodeId, Vec<Signed<CustodyReceipt>>> = BTreeMap::new();
         for ((from, mailbox), items) in std::mem::take(&mut self.step.custody) {
             let Some(kept) = self.kept_mut(&mailbox)? else {
                 continue;
@@ -468,7 +395,18 @@ impl Engine {
                     ids,
                 };
                 let signed = Signed::sign(&receipt, &self.key);
-                self.send(from, &Frame::Receipts(vec![signed]));
+                let frame = frames.entry(from).or_default();
+                frame.push(signed);
+                let size: usize = frame.iter().map(|signed| signed.bytes().len()).sum();
+                if size >= BATCH_BYTES / 2 || frame.len() >= RECEIPTS_TOGETHER {
+                    let full = std::mem::take(frame);
+                    self.send(from, &Frame::Receipts(full));
+                }
+            }
+        }
+        for (from, receipts) in frames {
+            if !receipts.is_empty() {
+                self.send(from, &Frame::Receipts(receipts));
             }
         }
         Ok(())

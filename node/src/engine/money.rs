@@ -1,13 +1,15 @@
 //! Lines between an own account and a contact: limits, IOUs, the automatic answers. The rules are in
 //! `pumasi_protocol::line`; here they meet the store and the outbox.
 
+use std::collections::BTreeMap;
+
 use pumasi_protocol::archive::Record;
 use pumasi_protocol::codec;
 use pumasi_protocol::crypto::{self, Signed};
 use pumasi_protocol::delivery::State;
 use pumasi_protocol::line::{
-    Entry, EntryFault, EntryRecord, EquivocationProof, IouRecord, IouStatus, Known, Line,
-    MAX_ACCEPT, Operation, Refusal, Stamp, line_id,
+    DebtId, DebtRecord, DebtStatus, DeclineReason, Entry, EntryFault, EntryRecord,
+    EquivocationProof, Known, Line, MAX_NAMED, Operation, Refusal, Stamp, line_id,
 };
 use pumasi_protocol::types::{
     AccountId, Amount, EnvelopeId, Hash, LineId, MessageId, PaymentId, Unit,
@@ -130,10 +132,15 @@ impl Engine {
         if view.limit_given == amount && !view.frozen && !line.heads(*account).is_empty() {
             return self.line_view(account, id);
         }
-        line.propose_limit(stamp, amount).map_err(refused)?;
+        // Freed claims may come to one limit more.
+        let overhang = amount;
+        line.propose_limit(stamp, amount, overhang)
+            .map_err(refused)?;
         self.resume(*account, id)?;
         let line = self.known_line(*account, id)?;
-        let entry = line.propose_limit(stamp, amount).map_err(refused)?;
+        let entry = line
+            .propose_limit(stamp, amount, overhang)
+            .map_err(refused)?;
         self.sign_entry(*account, &entry)?;
         self.credit_changed(account, id)
     }
@@ -211,7 +218,7 @@ impl Engine {
         self.may_sign(account)?;
         let stamp = self.stamp(account)?;
         let id = self.line_with(*account, contact, unit.clone())?;
-        let known = self.iou(*account, id, *account, payment)?;
+        let known = self.debt(*account, id, *account, DebtId::Iou(payment))?;
         if self.known_line(*account, id)?.was_restored() {
             self.resumed(*account, id)?
                 .propose_iou(stamp, payment, amount, note, known.as_ref())
@@ -223,8 +230,9 @@ impl Engine {
             .propose_iou(stamp, payment, amount, note, known.as_ref())
             .map_err(refused)?;
         self.step.call = Self::call_of(Some(key), &request);
+        self.step.call_row =
+            self.remember_answer(account, "payment", Some(key), &request, &payment.0)?;
         self.sign_entry(*account, &entry)?;
-        self.remember_answer(account, "payment", Some(key), &request, &payment.0)?;
         let view = read::payment(&self.db, account, &payment.to_string())?;
         self.event(Some(*account), "payment.created", &view)?;
         Ok(view)
@@ -272,9 +280,9 @@ impl Engine {
                 known.adopted.insert(hash);
             }
         }
-        for id in needs.ious {
-            if let Some(record) = self.iou(account, entry.line, needs.debtor, id)? {
-                known.ious.insert(id, record);
+        for (debtor, id) in needs.debts {
+            if let Some(record) = self.debt(account, entry.line, debtor, id)? {
+                known.debts.insert((debtor, id), record);
             }
         }
         if needs.place {
@@ -301,26 +309,27 @@ impl Engine {
         Ok(known)
     }
 
-    fn iou(
+    fn debt(
         &self,
         account: AccountId,
         line: LineId,
         debtor: AccountId,
-        payment: PaymentId,
-    ) -> Result<Option<IouRecord>> {
+        debt: DebtId,
+    ) -> Result<Option<DebtRecord>> {
+        let (kind, id) = debt_row(&debt);
         let bytes: Option<Vec<u8>> = one(self
             .db
             .prepare_cached(
-                "SELECT record FROM ious
-                 WHERE account = ?1 AND line = ?2 AND debtor = ?3 AND payment = ?4",
+                "SELECT record FROM debts
+                 WHERE account = ?1 AND line = ?2 AND debtor = ?3 AND kind = ?4 AND debt = ?5",
             )?
-            .query_row(params![account.0, line.0, debtor.0, payment.0], |row| {
+            .query_row(params![account.0, line.0, debtor.0, kind, id], |row| {
                 row.get(0)
             }))?;
         bytes
             .map(|bytes| {
                 codec::decode(&bytes)
-                    .map_err(|_| Error::new(ErrorKind::Storage, "a stored IOU is damaged"))
+                    .map_err(|_| Error::new(ErrorKind::Storage, "a stored debt is damaged"))
             })
             .transpose()
     }
@@ -347,25 +356,29 @@ impl Engine {
             Operation::Decline { reason, .. } => Some(read::decline_reason(*reason)),
             _ => None,
         };
-        let mut answered: Vec<(PaymentId, IouStatus)> = Vec::new();
-        for (payment, record) in &received.records {
+        let mut answered: Vec<(PaymentId, DebtStatus)> = Vec::new();
+        for ((debtor, debt), record) in &received.records {
+            let (kind, debt_id) = debt_row(debt);
             self.db
                 .prepare_cached(
-                    "INSERT INTO ious (account, line, debtor, payment, contact, record, reason)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-                     ON CONFLICT (account, line, debtor, payment) DO UPDATE SET
-                       record = ?6, reason = coalesce(?7, reason)",
+                    "INSERT INTO debts (account, line, debtor, kind, debt, contact, record, reason)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                     ON CONFLICT (account, line, debtor, kind, debt) DO UPDATE SET
+                       record = ?7, reason = coalesce(?8, reason)",
                 )?
                 .execute(params![
                     account.0,
                     id.0,
-                    received.debtor.0,
-                    payment.0,
+                    debtor.0,
+                    kind,
+                    debt_id,
                     contact.0,
                     codec::encode(record),
                     reason
                 ])?;
-            answered.push((*payment, record.status()));
+            if let DebtId::Iou(payment) = debt {
+                answered.push((*payment, record.status()));
+            }
         }
         if let Some(equivocation) = received.equivocation {
             self.equivocation(account, contact, id, &equivocation)?;
@@ -381,9 +394,13 @@ impl Engine {
         }
         if let Operation::Iou { id: payment, .. } = &entry.operation {
             self.iou_message(account, contact, entry, signed, *payment, envelope)?;
-            if !mine {
-                self.step.answers.insert((account, id));
-            }
+        }
+        let is_debt = matches!(
+            entry.operation,
+            Operation::Iou { .. } | Operation::Lock { .. }
+        );
+        if is_debt && !mine {
+            self.step.answers.insert((account, id));
         }
         if matches!(
             entry.operation,
@@ -394,8 +411,8 @@ impl Engine {
         }
         for (payment, status) in answered {
             let kind = match (&entry.operation, status) {
-                (Operation::Accept { .. }, IouStatus::Settled) => "payment.accepted",
-                (Operation::Decline { .. }, IouStatus::Declined) => "payment.declined",
+                (Operation::Accept { .. }, DebtStatus::Settled) => "payment.accepted",
+                (Operation::Decline { .. }, DebtStatus::Declined) => "payment.declined",
                 _ => continue,
             };
             if let Ok(view) = read::payment(&self.db, &account, &payment.to_string()) {
@@ -428,14 +445,16 @@ impl Engine {
             return Ok(());
         }
         let epoch = self.epoch_of(account, entry)?;
-        let page = self.archive(
-            account,
-            Record::Entry {
-                entry: Box::new(signed.clone()),
-                epoch,
-                call,
-            },
-        );
+        let record = Record::Entry {
+            entry: Box::new(signed.clone()),
+            epoch,
+            call,
+        };
+        let page = if entry.author == account {
+            self.archive(account, record)
+        } else {
+            self.archive_received(account, record)
+        };
         self.db
             .prepare_cached(
                 "INSERT INTO entries
@@ -478,6 +497,7 @@ impl Engine {
         let bytes = codec::encode(signed);
         let time = entry.time.min(self.now.plus(pumasi_protocol::types::DAY));
         let (epoch, page) = (self.epoch_of(account, entry)?, self.page_place(&account));
+        let call = self.step.call_row.take();
         self.insert_message(&NewMessage {
             account,
             contact,
@@ -493,6 +513,7 @@ impl Engine {
             state: if mine { State::Saved } else { State::Delivered },
             gap: 0,
             envelope,
+            call,
         })?;
         if !mine {
             let view = read::payment(&self.db, &account, &payment.to_string())?;
@@ -630,22 +651,24 @@ impl Engine {
     pub(super) fn answer_ious(&mut self) -> Result<()> {
         while let Some((account, id)) = self.step.answers.pop_first() {
             self.resume(account, id)?;
-            let answers = self.known_line(account, id)?.answers_due();
-            for ious in answers.accept.chunks(MAX_ACCEPT) {
+            let line = self.known_line(account, id)?;
+            let refused = unexpected_locks(line);
+            let answers = line.answers_due(&refused);
+            for debts in answers.accept.chunks(MAX_NAMED) {
                 let stamp = self.stamp(&account)?;
-                match self.known_line(account, id)?.propose_accept(stamp, ious) {
+                match self.known_line(account, id)?.propose_accept(stamp, debts) {
                     Ok(entry) => self.sign_entry(account, &entry)?,
-                    Err(refusal) => tracing::warn!(%refusal, "IOUs cannot be accepted"),
+                    Err(refusal) => tracing::warn!(%refusal, "debts cannot be accepted"),
                 }
             }
-            for (iou, reason) in answers.decline {
+            for (debt, reason) in answers.decline {
                 let stamp = self.stamp(&account)?;
                 match self
                     .known_line(account, id)?
-                    .propose_decline(stamp, iou, reason)
+                    .propose_decline(stamp, debt, reason)
                 {
                     Ok(entry) => self.sign_entry(account, &entry)?,
-                    Err(refusal) => tracing::warn!(%refusal, "an IOU cannot be declined"),
+                    Err(refusal) => tracing::warn!(%refusal, "a debt cannot be declined"),
                 }
             }
             // Answers make room: what waited for it may apply now.
@@ -704,7 +727,7 @@ impl Engine {
         for id in ids {
             let line = self.known_line(*account, LineId(id))?;
             let view = line.view();
-            if view.balance != 0 || view.held_in != 0 || view.held_out != 0 {
+            if view.balance != 0 || view.under_way() {
                 return Ok(Some(line.unit().to_string()));
             }
         }
@@ -715,6 +738,22 @@ impl Engine {
 /// A sequence as SQLite stores it; a chain never comes near 2^63 entries.
 fn number(sequence: u64) -> i64 {
     i64::try_from(sequence).unwrap_or(i64::MAX)
+}
+
+/// Kind and id of a debt, as its row has them.
+fn debt_row(debt: &DebtId) -> (i64, [u8; 32]) {
+    match debt {
+        DebtId::Iou(id) => (0, id.0),
+        DebtId::Lock(id) => (1, id.0),
+    }
+}
+
+/// Locks that wait for an answer: this node asks for none and passes none on, so it gives back each one.
+fn unexpected_locks(line: &Line) -> BTreeMap<DebtId, DeclineReason> {
+    let held = line.held(line.other());
+    held.filter(|(id, _)| matches!(id, DebtId::Lock(_)))
+        .map(|(id, _)| (id, DeclineReason::Unexpected))
+        .collect()
 }
 
 fn refused(refusal: Refusal) -> Error {
@@ -733,12 +772,16 @@ fn refused(refusal: Refusal) -> Error {
         | Refusal::Replaced
         | Refusal::TooManyDevices
         | Refusal::Exhausted => Error::new(ErrorKind::LineStopped, message),
-        Refusal::TooManyHeld => Error::new(ErrorKind::Busy, message),
-        Refusal::PurposeTooLong { .. } => Error::new(ErrorKind::TooLarge, message),
+        Refusal::TooManyHeld | Refusal::TooManyLocks => Error::new(ErrorKind::Busy, message),
+        Refusal::PurposeTooLong { .. } | Refusal::InstructionsTooLong { .. } => {
+            Error::new(ErrorKind::TooLarge, message)
+        }
         Refusal::SameAccount | Refusal::Zero | Refusal::Count { .. } => Error::invalid(message),
         Refusal::IdUsed => Error::new(ErrorKind::IdempotencyKeyReused, message),
         Refusal::AlreadySigned { .. }
         | Refusal::AboveMyLimit { .. }
+        | Refusal::AboveOverhang { .. }
+        | Refusal::NotOpen { .. }
         | Refusal::CloseStands
         | Refusal::NothingToResume
         | Refusal::NotHeld { .. } => Error::new(ErrorKind::Refused, message),

@@ -47,6 +47,14 @@ pub(super) struct Parcelled {
     pub(super) seals: Vec<(SealName, Encapsulation)>,
 }
 
+/// A sending that was just sealed.
+struct Ready {
+    envelope: EnvelopeId,
+    bytes: Bytes,
+    seals: Vec<(SealName, Encapsulation)>,
+    targets: BTreeSet<NodeId>,
+}
+
 /// The keepers that signed for an envelope, and until when.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Holders(pub(super) BTreeMap<NodeId, Time>);
@@ -148,7 +156,8 @@ impl Engine {
                 call: Self::call_of(key, &request),
             })),
         );
-        self.insert_message(&NewMessage {
+        let call = self.remember_answer(account, "message", key, &request, &message.0)?;
+        let row = self.insert_message(&NewMessage {
             account: *account,
             contact,
             message,
@@ -163,10 +172,10 @@ impl Engine {
             state: State::Saved,
             gap: 0,
             envelope: None,
+            call,
         })?;
-        self.remember_answer(account, "message", key, &request, &message.0)?;
         self.dispatch(*account, contact, message, CONTENT, bytes)?;
-        let view = read::message(&self.db, account, &message)?;
+        let view = read::message_at(&self.db, row)?;
         self.event(Some(*account), "message.queued", &view)?;
         Ok(view)
     }
@@ -234,10 +243,14 @@ impl Engine {
         payload: Vec<u8>,
     ) -> Result<()> {
         let expires = self.now.plus(RETENTION);
+        let ready = self.seal_sending(account, contact, kind, &payload, expires)?;
         self.db
             .prepare_cached(
-                "INSERT INTO outgoing (account, contact, message, kind, payload, receipts, expires)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO outgoing
+                   (account, contact, message, kind, payload, receipts, expires, envelope, bytes,
+                    shown)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9,
+                   (SELECT id FROM messages WHERE account = ?1 AND message = ?3))",
             )?
             .execute(params![
                 account.0,
@@ -246,14 +259,19 @@ impl Engine {
                 kind,
                 payload,
                 codec::encode(&Holders::default()),
-                expires.0
+                expires.0,
+                ready.as_ref().map(|ready| ready.envelope.0),
+                ready.as_ref().map(|ready| &*ready.bytes)
             ])?;
         let id = self.db.last_insert_rowid();
         *self.due.under_way.entry(account).or_insert(0) += 1;
-        self.seal_outgoing(id, account, contact, kind, payload, expires)
+        match ready {
+            Some(ready) => self.queue(id, ready),
+            None => Ok(()),
+        }
     }
 
-    /// Seals one sending for its contact's record as known now, and fills the outbox. Without the
+    /// Seals a stored sending for its contact's record as known now, and fills the outbox. Without the
     /// contact's keys it stays as it is until they arrive.
     fn seal_outgoing(
         &mut self,
@@ -261,11 +279,58 @@ impl Engine {
         account: AccountId,
         contact: AccountId,
         kind: i64,
-        payload: Vec<u8>,
+        payload: &[u8],
         expires: Time,
     ) -> Result<()> {
-        if !self.ready_to_seal(account, contact)? {
+        let Some(ready) = self.seal_sending(account, contact, kind, payload, expires)? else {
             return Ok(());
+        };
+        self.db
+            .prepare_cached(
+                "UPDATE outgoing SET envelope = ?2, bytes = ?3, receipts = ?4 WHERE id = ?1",
+            )?
+            .execute(params![
+                id,
+                ready.envelope.0,
+                &*ready.bytes,
+                codec::encode(&Holders::default())
+            ])?;
+        self.queue(id, ready)
+    }
+
+    /// Puts a sealed sending into the queue of every node that it goes to.
+    fn queue(&mut self, id: i64, ready: Ready) -> Result<()> {
+        let Ready {
+            envelope,
+            bytes,
+            seals,
+            targets,
+        } = ready;
+        for node in targets {
+            let outbox = self.queue_for(node, OUTBOX_ENVELOPE, id)?;
+            let parcel = Parcelled {
+                outbox,
+                sending: id,
+                id: envelope,
+                bytes: bytes.clone(),
+                seals: seals.clone(),
+            };
+            self.step.fresh.entry(node).or_default().push(parcel);
+        }
+        Ok(())
+    }
+
+    /// Seals a payload for a contact's record as known now; `None` where that is not possible yet.
+    fn seal_sending(
+        &mut self,
+        account: AccountId,
+        contact: AccountId,
+        kind: i64,
+        payload: &[u8],
+        expires: Time,
+    ) -> Result<Option<Ready>> {
+        if !self.ready_to_seal(account, contact)? {
+            return Ok(None);
         }
         let content_key = Secret(self.random());
         let nonce = self.nonce();
@@ -276,7 +341,7 @@ impl Engine {
         let damaged = || Error::new(ErrorKind::Storage, "a stored sending is damaged");
         let payload = if kind == CONTENT {
             let letter = Letter {
-                content: payload.into(),
+                content: payload.to_vec().into(),
                 key: key_commitment(&content_key),
             };
             Payload::Letter {
@@ -288,7 +353,7 @@ impl Engine {
             Payload::Entry {
                 epoch,
                 record,
-                entry: codec::decode(&payload).map_err(|_| damaged())?,
+                entry: codec::decode(payload).map_err(|_| damaged())?,
             }
         };
         let now = self.now;
@@ -297,7 +362,7 @@ impl Engine {
             entry.secrets.device_seal.clone(),
             entry.secrets.recovery_seal.clone(),
         ) else {
-            return Ok(());
+            return Ok(None);
         };
         let ratchet_message = match entry.sessions.encrypt(&content_key.0) {
             Ok(message) => message,
@@ -306,7 +371,8 @@ impl Engine {
                 tracing::warn!(%contact, %error, "a session cannot be used");
                 entry.sessions = PeerSessions::empty();
                 self.touch(account, contact);
-                return self.ask_for_keys(account, contact);
+                self.ask_for_keys(account, contact)?;
+                return Ok(None);
             }
         };
         let sealing = Sealing {
@@ -335,39 +401,21 @@ impl Engine {
             Err(error) => {
                 // Texts and entries are bounded so that they fit; a record may have grown since.
                 tracing::error!(%contact, %error, "something cannot be sealed");
-                return Ok(());
+                return Ok(None);
             }
         };
         let targets = targets(&entry.record);
-        let bytes = codec::encode(&envelope);
-        let envelope = Envelope::id_of(&bytes);
+        let bytes = Bytes(codec::encode(&envelope));
         self.touch_conversation(account, contact);
-        self.db
-            .prepare_cached(
-                "UPDATE outgoing SET envelope = ?2, bytes = ?3, receipts = ?4 WHERE id = ?1",
-            )?
-            .execute(params![
-                id,
-                envelope.0,
-                bytes,
-                codec::encode(&Holders::default())
-            ])?;
-        let bytes = Bytes(bytes);
-        for node in targets {
-            let outbox = self.queue_for(node, OUTBOX_ENVELOPE, id)?;
-            let parcel = Parcelled {
-                outbox,
-                sending: id,
-                id: envelope,
-                bytes: bytes.clone(),
-                seals: vec![
-                    (device.seal.name, device.encapsulation.clone()),
-                    (recovery.seal.name, recovery.encapsulation.clone()),
-                ],
-            };
-            self.step.fresh.entry(node).or_default().push(parcel);
-        }
-        Ok(())
+        Ok(Some(Ready {
+            envelope: Envelope::id_of(&bytes),
+            bytes,
+            seals: vec![
+                (device.seal.name, device.encapsulation),
+                (recovery.seal.name, recovery.encapsulation),
+            ],
+            targets,
+        }))
     }
 
     /// Whether keys, a session and today's seal keys are there; asks for keys where they are not.
@@ -444,7 +492,7 @@ impl Engine {
     pub(super) fn seal_waiting(&mut self, account: AccountId, contact: AccountId) -> Result<()> {
         let rows = self.sendings(account, contact, true)?;
         for (id, kind, payload, expires) in rows {
-            self.seal_outgoing(id, account, contact, kind, payload, expires)?;
+            self.seal_outgoing(id, account, contact, kind, &payload, expires)?;
         }
         Ok(())
     }
@@ -475,7 +523,7 @@ impl Engine {
                     "UPDATE outgoing SET envelope = NULL, bytes = NULL, delivered = 0 WHERE id = ?1",
                 )?
                 .execute(params![id])?;
-            self.seal_outgoing(id, account, contact, kind, payload, expires)?;
+            self.seal_outgoing(id, account, contact, kind, &payload, expires)?;
         }
         Ok(())
     }
@@ -500,12 +548,13 @@ impl Engine {
         Ok(rows)
     }
 
-    pub(super) fn insert_message(&mut self, new: &NewMessage<'_>) -> Result<()> {
+    /// Adds a message that people see. Returns its row.
+    pub(super) fn insert_message(&mut self, new: &NewMessage<'_>) -> Result<i64> {
         self.db
             .prepare_cached(
                 "INSERT INTO messages (account, contact, message, outgoing, kind, sequence, time,
-                   content, payment, state, gap, envelope, epoch, volume, page)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+                   content, payment, state, gap, envelope, epoch, volume, page, call)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
             )?
             .execute(params![
                 new.account.0,
@@ -522,9 +571,10 @@ impl Engine {
                 new.envelope.map(|id| id.0),
                 new.epoch,
                 new.page.0,
-                new.page.1
+                new.page.1,
+                new.call
             ])?;
-        Ok(())
+        Ok(self.db.last_insert_rowid())
     }
 }
 
@@ -545,4 +595,6 @@ pub(super) struct NewMessage<'a> {
     pub(super) state: State,
     pub(super) gap: u64,
     pub(super) envelope: Option<EnvelopeId>,
+    /// The call that made it, if that had a key.
+    pub(super) call: Option<i64>,
 }

@@ -12,8 +12,8 @@ use pumasi_protocol::wire::{Frame, Request, Set};
 use rand::Rng as _;
 use rusqlite::params;
 
-use super::keeping::Sets;
 use super::outgoing::WINDOW;
+use super::sets::Sets;
 use super::shelving::Shelf;
 use super::{Effect, Engine, blob, one};
 use crate::error::Result;
@@ -168,6 +168,8 @@ pub(super) struct Asked {
 /// of it again when that does not explain a difference.
 #[derive(Debug, Default)]
 pub(super) struct Window {
+    /// When it was compared last.
+    pub(super) compared: Time,
     /// When all was compared.
     pub(super) full: Time,
     /// Something was found in the round under way.
@@ -228,6 +230,8 @@ pub(super) struct Due {
     pub(super) repairs: super::replacing::Repairs,
     /// Possession audits.
     pub(super) audits: super::auditing::Audits,
+    /// What leaves soon, by node.
+    pub(super) bundles: BTreeMap<NodeId, super::bundling::Bundle>,
     /// When locators are put again.
     pub(super) locate: Time,
     pub(super) pins: BTreeSet<NodeId>,
@@ -402,6 +406,7 @@ impl Engine {
         peer.dialing = false;
         peer.attempts = 0;
         peer.start_over(now);
+        self.due.bundles.remove(&node);
         self.due.windows.retain(|(_, with), _| *with != node);
         let record = self.own_node_record()?;
         self.send(node, &Frame::Hello { record });
@@ -486,7 +491,11 @@ impl Engine {
                     .execute("DELETE FROM outbox WHERE id = ?1", params![outbox])?;
                 continue;
             };
+            let now = self.now;
             if let Some(peer) = self.peers.get_mut(&node) {
+                if peer.noting.is_empty() && peer.inflight.is_empty() {
+                    peer.progress = now;
+                }
                 peer.noting.insert(signed.hash(), *outbox);
             }
             list.push(signed);
@@ -502,11 +511,13 @@ impl Engine {
     }
 
     pub(super) fn noted(&mut self, from: NodeId, hashes: &[Hash]) -> Result<()> {
+        let now = self.now;
         for hash in hashes {
-            let row = self
-                .peers
-                .get_mut(&from)
-                .and_then(|peer| peer.noting.remove(hash));
+            let row = self.peers.get_mut(&from).and_then(|peer| {
+                let row = peer.noting.remove(hash)?;
+                peer.progress = now;
+                Some(row)
+            });
             if let Some(row) = row {
                 self.db
                     .prepare_cached("DELETE FROM outbox WHERE id = ?1")?

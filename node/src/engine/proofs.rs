@@ -17,12 +17,17 @@ use super::{Engine, blob, one};
 use crate::error::Result;
 use crate::read;
 
+/// Kinds of rows in the `receipt_items` table.
+pub(super) const ITEM_MESSAGE: i64 = 0;
+pub(super) const ITEM_PAGE: i64 = 1;
+
 /// A sending under way, as far as answers need it.
 pub(super) struct UnderWay {
     pub(super) id: i64,
     pub(super) account: AccountId,
     pub(super) contact: AccountId,
-    pub(super) message: MessageId,
+    /// Row of the message that people see, if they see one.
+    pub(super) shown: Option<i64>,
     pub(super) holders: Holders,
     pub(super) delivered: bool,
 }
@@ -55,25 +60,19 @@ impl Engine {
                 if !delivery::counts(&receipt, &entry.record) {
                     continue;
                 }
-                let row = match stored {
-                    Some(row) => row,
-                    None => {
-                        let row = self.store_receipt(&receipt, &signed)?;
-                        stored = Some(row);
-                        row
-                    }
-                };
-                self.db
-                    .prepare_cached(
-                        "INSERT OR REPLACE INTO receipt_items (account, message, keeper, receipt)
-                         VALUES (?1, ?2, ?3, ?4)",
-                    )?
-                    .execute(params![
-                        sending.account.0,
-                        sending.message.0,
-                        receipt.keeper.0,
-                        row
-                    ])?;
+                if let Some(shown) = sending.shown {
+                    let row = match stored {
+                        Some(row) => row,
+                        None => self.store_receipt(&receipt, &signed)?,
+                    };
+                    stored = Some(row);
+                    self.db
+                        .prepare_cached(
+                            "INSERT OR REPLACE INTO receipt_items (kind, item, keeper, receipt)
+                             VALUES (?1, ?2, ?3, ?4)",
+                        )?
+                        .execute(params![ITEM_MESSAGE, shown, receipt.keeper.0, row])?;
+                }
                 self.one_receipt(sending, &receipt)?;
             }
             self.pump_soon(receipt.keeper)?;
@@ -96,7 +95,7 @@ impl Engine {
         let row = one(self
             .db
             .prepare_cached(
-                "SELECT id, account, contact, message, receipts, delivered
+                "SELECT id, account, contact, shown, receipts, delivered
                  FROM outgoing WHERE envelope = ?1",
             )?
             .query_row(params![envelope.0], |row| {
@@ -104,17 +103,17 @@ impl Engine {
                     row.get(0)?,
                     blob(row, 1)?,
                     blob(row, 2)?,
-                    blob(row, 3)?,
+                    row.get(3)?,
                     row.get::<_, Vec<u8>>(4)?,
                     row.get(5)?,
                 ))
             }))?;
         Ok(row.map(
-            |(id, account, contact, message, receipts, delivered)| UnderWay {
+            |(id, account, contact, shown, receipts, delivered)| UnderWay {
                 id,
                 account: AccountId(account),
                 contact: AccountId(contact),
-                message: MessageId(message),
+                shown,
                 holders: codec::decode(&receipts).unwrap_or_default(),
                 delivered,
             },
@@ -140,7 +139,7 @@ impl Engine {
                 .prepare_cached("UPDATE outgoing SET receipts = ?2 WHERE id = ?1")?
                 .execute(params![sending.id, codec::encode(&sending.holders)])?;
         }
-        self.raise(sending.account, sending.message, state, buildings, until)
+        self.raise(sending.shown, state, buildings, until)
     }
 
     /// Whether some node has not answered for a sending yet.
@@ -198,8 +197,7 @@ impl Engine {
                     .prepare_cached("UPDATE outgoing SET delivered = 1 WHERE id = ?1")?
                     .execute(params![sending.id])?;
             }
-            let (account, message) = (sending.account, sending.message);
-            self.raise(account, message, State::Delivered, buildings, until)?;
+            self.raise(sending.shown, State::Delivered, buildings, until)?;
             self.pump_soon(home)?;
         }
         Ok(())
@@ -213,37 +211,35 @@ impl Engine {
         messages: &[MessageId],
     ) -> Result<()> {
         for message in messages {
-            let ours = self
+            let ours: Option<i64> = one(self
                 .db
                 .prepare_cached(
-                    "SELECT 1 FROM messages
+                    "SELECT id FROM messages
                      WHERE account = ?1 AND message = ?2 AND contact = ?3 AND outgoing = 1",
                 )?
-                .exists(params![account.0, message.0, contact.0])?;
-            if ours {
-                self.raise(account, *message, State::Read, 0, None)?;
-            }
+                .query_row(params![account.0, message.0, contact.0], |row| row.get(0)))?;
+            self.raise(ours, State::Read, 0, None)?;
         }
         Ok(())
     }
 
-    /// Raises what is shown of a message; it never goes back. Says so in events.
+    /// Raises what is shown of a message, by its row; it never goes back. Says so in events.
     pub(super) fn raise(
         &mut self,
-        account: AccountId,
-        message: MessageId,
+        shown: Option<i64>,
         state: State,
         buildings: usize,
         until: Option<Time>,
     ) -> Result<()> {
-        type Shown = (u8, bool, u32, i64, (u64, u64), bool);
+        type Shown = (u8, bool, u32, i64, (u64, u64), bool, [[u8; 32]; 2]);
+        let Some(id) = shown else { return Ok(()) };
         let row: Option<Shown> = one(self
             .db
             .prepare_cached(
-                "SELECT state, safe, buildings, kind, volume, page, outgoing FROM messages
-                 WHERE account = ?1 AND message = ?2",
+                "SELECT state, safe, buildings, kind, volume, page, outgoing, account, message
+                 FROM messages WHERE id = ?1",
             )?
-            .query_row(params![account.0, message.0], |row| {
+            .query_row(params![id], |row| {
                 Ok((
                     row.get(0)?,
                     row.get(1)?,
@@ -251,11 +247,14 @@ impl Engine {
                     row.get(3)?,
                     (row.get(4)?, row.get(5)?),
                     row.get(6)?,
+                    [blob(row, 7)?, blob(row, 8)?],
                 ))
             }))?;
-        let Some((code, safe, known_buildings, kind, page, outgoing)) = row else {
+        let Some((code, safe, known_buildings, kind, page, outgoing, [account, message])) = row
+        else {
             return Ok(());
         };
+        let (account, message) = (AccountId(account), MessageId(message));
         // A debt is safe only when its entry is safe in the archive, and all before it.
         let archived = self
             .accounts
@@ -283,13 +282,12 @@ impl Engine {
         }
         self.db
             .prepare_cached(
-                "UPDATE messages SET state = ?3, safe = ?4, buildings = ?5,
-                   safe_until = coalesce(?6, safe_until)
-                 WHERE account = ?1 AND message = ?2",
+                "UPDATE messages SET state = ?2, safe = ?3, buildings = ?4,
+                   safe_until = coalesce(?5, safe_until)
+                 WHERE id = ?1",
             )?
             .execute(params![
-                account.0,
-                message.0,
+                id,
                 after.code(),
                 now_safe,
                 buildings,
@@ -307,21 +305,20 @@ impl Engine {
         if now_safe && !safe {
             news.insert(0, "message.safe");
         }
-        if outgoing {
+        // A mark says that a message was safe, and how far it came. What arrived and was never safe has
+        // none: a restore sends it once more, and its reader shows it once.
+        if outgoing && now_safe && (after > before || !safe) {
             let mark = match after {
-                State::Saved | State::OneBuilding => None,
-                State::Safe => Some(Mark::Safe),
-                State::Delivered => Some(Mark::Delivered),
-                State::Read => Some(Mark::Read),
+                State::Saved | State::OneBuilding | State::Safe => Mark::Safe,
+                State::Delivered => Mark::Delivered,
+                State::Read => Mark::Read,
             };
-            if let Some(mark) = mark.filter(|_| after > before) {
-                self.archive_mark(account, mark, message);
-            }
+            self.archive_mark(account, mark, message);
         }
         if news.is_empty() {
             return Ok(());
         }
-        let view = read::message(&self.db, &account, &message)?;
+        let view = read::message_at(&self.db, id)?;
         for kind in news {
             self.event(Some(account), kind, &view)?;
         }

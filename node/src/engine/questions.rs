@@ -229,6 +229,9 @@ impl Engine {
         let entry = self.known_contact(account, contact)?;
         let before = now.since(entry.keys_asked);
         if before < KEYS_EVERY {
+            // Asked a moment ago, perhaps for a device that is not theirs any more: again, in its time.
+            let at = entry.keys_asked.plus(KEYS_EVERY);
+            self.due.wanting_keys.insert((account, contact), at);
             return Ok(());
         }
         entry.keys_asked = now;

@@ -509,7 +509,11 @@ impl Engine {
                 continue;
             };
             let mark = model.marks.get(id).copied();
-            self.insert_message(&NewMessage {
+            let call = match &text.call {
+                Some(call) => self.restore_call(account, "message", call, &id.0)?,
+                None => None,
+            };
+            let row = self.insert_message(&NewMessage {
                 account,
                 contact,
                 message: *id,
@@ -524,17 +528,13 @@ impl Engine {
                 state: state_of(outgoing, mark),
                 gap: 0,
                 envelope: None,
+                call,
             })?;
             if outgoing && mark.is_some() {
                 // It was proven once; the proofs are gone with the old device.
                 self.db
-                    .prepare_cached(
-                        "UPDATE messages SET safe = 1 WHERE account = ?1 AND message = ?2",
-                    )?
-                    .execute(params![account.0, id.0])?;
-            }
-            if let Some(call) = &text.call {
-                self.restore_call(account, "message", call, &id.0)?;
+                    .prepare_cached("UPDATE messages SET safe = 1 WHERE id = ?1")?
+                    .execute(params![row])?;
             }
         }
         Ok(())
@@ -607,14 +607,16 @@ impl Engine {
         Ok(())
     }
 
+    /// Remembers a call of an earlier device. Returns its row, unless its key is known already.
     pub(super) fn restore_call(
         &mut self,
         account: AccountId,
         scope: &str,
         call: &Call,
         result: &[u8; 32],
-    ) -> Result<()> {
-        self.db
+    ) -> Result<Option<i64>> {
+        let rows = self
+            .db
             .prepare_cached(
                 "INSERT INTO idempotency (account, scope, key, request, result, time)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
@@ -627,7 +629,7 @@ impl Engine {
                 result,
                 self.now.0
             ])?;
-        Ok(())
+        Ok((rows > 0).then(|| self.db.last_insert_rowid()))
     }
 
     /// Opens what waits in the mailbox by the recovery copies. Returns how many cannot be opened.

@@ -10,7 +10,6 @@ use pumasi_protocol::types::{AccountId, EnvelopeId, Hash, NodeId, SECOND, Time};
 use pumasi_protocol::wire::{BATCH_BYTES, Frame, Parcel, Request, Response, Set};
 use rusqlite::params;
 
-use super::keeping::Sets;
 use super::peers::Purpose;
 use super::shelving::Shelf;
 use super::{Engine, blob, one};
@@ -18,23 +17,15 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A new envelope waits this long for its sender to reach the other keepers by itself.
 const FAN_OUT_AFTER: u64 = 3 * SECOND / 2;
+/// While more and more comes, a mailbox is compared with a node this often: something is always under
+/// way then, so that the sets differ each time.
+const FAN_OUT_EVERY: u64 = 6 * SECOND;
 /// What is younger than this is compared first.
-const RECENT: u64 = 600 * SECOND;
+const RECENT: u64 = 60 * SECOND;
 /// All is compared at most this often, after the first time in a session.
 const FULL_EVERY: u64 = 60 * SECOND;
 
 impl Engine {
-    pub(super) fn sets(&mut self, mailbox: &AccountId) -> Result<Option<Sets>> {
-        if self.accounts.contains_key(mailbox) || self.restoring.contains_key(mailbox) {
-            if !self.due.own_sets.contains_key(mailbox) {
-                let sets = self.load_sets(mailbox)?;
-                self.due.own_sets.insert(*mailbox, sets);
-            }
-            return Ok(self.due.own_sets.get(mailbox).cloned());
-        }
-        Ok(self.kept_mut(mailbox)?.map(|kept| kept.sets.clone()))
-    }
-
     /// Whether a node has a part in a mailbox: its owner's home, also the next one, or one of its keepers.
     pub(super) fn takes_part(&mut self, mailbox: &AccountId, node: &NodeId) -> Result<bool> {
         if let Some(own) = self.accounts.get(mailbox) {
@@ -79,10 +70,12 @@ impl Engine {
             .map(|keeper| keeper.place.node)
             .collect();
         nodes.push(kept.record.record.home.node);
-        let at = self.now.plus(FAN_OUT_AFTER);
+        let soon = self.now.plus(FAN_OUT_AFTER);
         for node in nodes {
             if node != self.me && self.peers.get(&node).is_some_and(|peer| peer.connected) {
-                self.compare_at(*mailbox, node, at);
+                let window = self.due.windows.get(&(*mailbox, node));
+                let next = window.map_or(Time(0), |window| window.compared.plus(FAN_OUT_EVERY));
+                self.compare_at(*mailbox, node, soon.max(next));
             }
         }
     }
@@ -95,16 +88,21 @@ impl Engine {
         if self.held_back(&mailbox, &node) {
             return Ok(());
         }
+        let now = self.now;
+        let window = self.due.windows.entry((mailbox, node)).or_default();
+        window.compared = now;
+        // What waits for this node would only be found missing.
+        self.send_bundle(node)?;
         let record = self.version(&mailbox)?;
         let Some(sets) = self.sets(&mailbox)? else {
             return Ok(());
         };
-        let archive = sets.archive.hash(sets.archive_count);
+        let [statements, envelopes, archive] = sets.hashes();
         let request = Request::Digest {
             mailbox,
             record,
-            statements: sets.statements.hash(sets.statement_count),
-            envelopes: sets.envelopes.hash(sets.envelope_count),
+            statements,
+            envelopes,
             archive,
             sign: self.wants_shelf(&mailbox, &node, archive)?,
         };
@@ -140,15 +138,16 @@ impl Engine {
         let Some(sets) = self.sets(&mailbox)? else {
             return Ok(no_part());
         };
-        let level = sets.archive.hash(sets.archive_count) == archive;
+        let ours = sets.hashes();
+        let level = ours[2] == archive;
         let shelf = if sign && level {
             self.sign_shelf(&mailbox, archive)?
         } else {
             None
         };
         Ok(Response::Digest {
-            statements: sets.statements.hash(sets.statement_count) != statements,
-            envelopes: sets.envelopes.hash(sets.envelope_count) != envelopes,
+            statements: ours[0] != statements,
+            envelopes: ours[1] != envelopes,
             archive: !level,
             shelf,
         })

@@ -7,6 +7,7 @@ use pumasi_protocol::types::{AccountId, EnvelopeId, MessageId, SECOND, Time};
 use rusqlite::params;
 
 use super::incoming::RESET_MAX;
+use super::sets::Moved;
 use super::{Engine, blob, one};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ratchet::PeerSessions;
@@ -102,10 +103,10 @@ impl Engine {
                 bytes
             ])?;
         if rows > 0
-            && let Some(sets) = self.due.own_sets.get_mut(&mailbox)
+            && let Some(sets) = self.sets_in_memory(&mailbox)
         {
-            sets.envelopes.add(&id.0);
-            sets.envelope_count += 1;
+            let size = bytes.len() as u64;
+            sets.envelope(Moved::In, &id.0, sealed.capability, size);
         }
         for (name, encapsulation) in seals {
             if encapsulation.mailbox != mailbox {

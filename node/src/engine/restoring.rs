@@ -56,7 +56,8 @@ pub(super) struct Restoring {
     pub(super) name: Option<String>,
     pub(super) phase: Phase,
     pub(super) began: Time,
-    /// When something was learned last.
+    /// When something of the phase was learned last. Mail that merely comes in does not count: it would
+    /// put off for ever what is done without those that are gone.
     news: Time,
     /// Who was asked for what, and when.
     asked: BTreeMap<(NodeId, bool), Time>,
@@ -71,6 +72,8 @@ pub(super) struct Restoring {
     /// Keepers that refuse older devices from now on.
     fenced: BTreeSet<NodeId>,
     fence_asked: BTreeMap<NodeId, Time>,
+    /// When each of them last brought reading forward.
+    heard: BTreeMap<NodeId, Time>,
     /// What is still to be read: of whom, and how many items were needed in the round under way.
     reads: BTreeMap<(NodeId, Set), Read>,
     missing: BTreeMap<(NodeId, Set), Missing>,
@@ -216,6 +219,7 @@ impl Engine {
                 device: None,
                 fenced: BTreeSet::new(),
                 fence_asked: BTreeMap::new(),
+                heard: BTreeMap::new(),
                 reads: BTreeMap::new(),
                 missing: BTreeMap::new(),
                 items: 0,
@@ -473,6 +477,7 @@ impl Engine {
         restoring.news = self.now;
         restoring.fenced.clear();
         restoring.fence_asked.clear();
+        restoring.heard.clear();
         restoring.reads.clear();
         restoring.missing.clear();
         match device {
@@ -545,6 +550,7 @@ impl Engine {
             restoring.phase = Phase::Reading;
             restoring.news = now;
             for node in restoring.fenced.clone() {
+                restoring.heard.insert(node, now);
                 for set in SETS {
                     restoring.reads.insert((node, set), Read::Due(now));
                 }
@@ -562,6 +568,7 @@ impl Engine {
         };
         restoring.news = now;
         restoring.fenced.insert(node);
+        restoring.heard.insert(node, now);
         if restoring.phase == Phase::Reading {
             for set in SETS {
                 restoring.reads.entry((node, set)).or_insert(Read::Due(now));
@@ -602,6 +609,23 @@ impl Engine {
         let Some(restoring) = self.restoring.get_mut(&account) else {
             return Ok(());
         };
+        // When all others are read, keepers that stopped answering are done without.
+        let unread: BTreeSet<NodeId> = restoring
+            .reads
+            .iter()
+            .filter(|(_, read)| **read != Read::Done)
+            .map(|((node, _), _)| *node)
+            .collect();
+        let gone = unread.iter().all(|node| {
+            let heard = restoring.heard.get(node).copied().unwrap_or_default();
+            now.since(heard) >= KEEPER_PATIENCE
+        });
+        if gone {
+            restoring.fenced.retain(|node| !unread.contains(node));
+            restoring
+                .reads
+                .retain(|(node, _), _| !unread.contains(node));
+        }
         let mut begin = Vec::new();
         for ((node, set), read) in &mut restoring.reads {
             let connected = self.peers.get(node).is_some_and(|peer| peer.connected);
@@ -616,24 +640,13 @@ impl Engine {
                 _ => {}
             }
         }
-        let silent = now.since(restoring.news) >= KEEPER_PATIENCE;
-        if silent {
-            // Keepers that stopped answering are done without.
-            let reads = restoring.reads.clone();
-            restoring.fenced.retain(|node| {
-                SETS.iter()
-                    .all(|set| reads.get(&(*node, *set)) == Some(&Read::Done))
-            });
-            let fenced = restoring.fenced.clone();
-            restoring.reads.retain(|(node, _), _| fenced.contains(node));
-        }
         let done = restoring.reads.values().all(|read| *read == Read::Done);
         let some = here || !restoring.reads.is_empty();
         if done && some {
             let complete = restoring.complete(&me, here);
             return self.finish_restore(account, complete);
         }
-        if silent && !some {
+        if !some {
             restoring.phase = Phase::Locating;
             restoring.news = now;
         }
@@ -663,8 +676,8 @@ impl Engine {
         let Some(restoring) = self.restoring.get_mut(account) else {
             return;
         };
-        restoring.news = now;
         if let Some(Read::Running(since)) = restoring.reads.get_mut(&(node, set)) {
+            restoring.heard.insert(node, now);
             *since = now;
             let missing = restoring.missing.entry((node, set)).or_default();
             missing.now.extend(need);
@@ -717,7 +730,14 @@ impl Engine {
         if !restoring.reads_from(&from) {
             return Ok(());
         }
-        restoring.news = now;
+        let wanted = |missing: &Missing| {
+            let first = missing.first.as_ref();
+            missing.now.contains(&parcel.id) || first.is_some_and(|ids| ids.contains(&parcel.id))
+        };
+        let read = restoring.missing.get(&(from, Set::Envelopes));
+        if read.is_some_and(wanted) {
+            restoring.heard.insert(from, now);
+        }
         restoring.items = restoring.items.saturating_add(1);
         let sealed = &parcel.envelope.sealed;
         self.store_own_envelope(mailbox, parcel.id, sealed, &parcel.bytes, &parcel.seals)?;

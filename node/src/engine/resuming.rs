@@ -30,6 +30,7 @@ impl Engine {
         complete: bool,
     ) -> Result<usize> {
         let mut lines = BTreeSet::new();
+        let mut calls = Vec::new();
         let mut entries: Vec<_> = std::mem::take(&mut model.entries).into_iter().collect();
         entries.sort_by_key(|(_, found)| (found.epoch, found.entry.sequence));
         for (hash, found) in &entries {
@@ -58,12 +59,21 @@ impl Engine {
             self.step.quiet = Some(found.place);
             self.try_entry(account, entry, signed, *hash, None)?;
             if let (Some(call), Operation::Iou { id, .. }) = (&found.call, &entry.operation) {
-                self.restore_call(account, "payment", call, &id.0)?;
+                let call = self.restore_call(account, "payment", call, &id.0)?;
+                calls.extend(call.map(|call| (*id, call)));
             }
         }
         self.step.quiet = Some((0, 0));
         for line in &lines {
             self.try_waiting(account, *line)?;
+        }
+        for (payment, call) in calls {
+            self.db
+                .prepare_cached(
+                    "UPDATE messages SET call = ?3
+                     WHERE account = ?1 AND payment = ?2 AND outgoing = 1",
+                )?
+                .execute(params![account.0, payment.0, call])?;
         }
         self.step.quiet = None;
         let certificate = self.own(&account)?.certificate();
@@ -260,6 +270,8 @@ impl Engine {
             };
             self.send_span(account, contact, &span)?;
         }
+        // What was to be declined waited for this.
+        self.step.answers.insert((account, id));
         if before && !waits {
             let view = self.line_view(&account, id)?;
             self.event(Some(account), "credit.changed", &view)?;

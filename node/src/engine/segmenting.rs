@@ -11,7 +11,7 @@ use pumasi_protocol::delivery::State;
 use pumasi_protocol::envelope::CapabilityId;
 use pumasi_protocol::line::{Entry, Operation};
 use pumasi_protocol::mailbox::IDS_MAX;
-use pumasi_protocol::types::{AccountId, Hash, MessageId, Time};
+use pumasi_protocol::types::{AccountId, Hash, MessageId, PaymentId, Time};
 use rusqlite::params;
 
 use super::{Engine, blob, one};
@@ -152,7 +152,7 @@ impl Engine {
         if let Some(own) = self.accounts.get_mut(&account) {
             own.archive.small = small;
         }
-        self.send_new_pages(account, vec![page])
+        self.send_new_pages(account, &[page], true)
     }
 
     /// What is still true of a run of pages.
@@ -161,30 +161,39 @@ impl Engine {
         let mut records = vec![Record::Name(own.name.clone())];
         let current = run.epoch == own.archive.volume.epoch;
         let place = params![account.0, run.epoch, run.first, run.last];
-        type Text = ([u8; 32], Vec<u8>, u64, u8, bool);
+        type Text = (Vec<u8>, u64, u8, bool, bool, Option<Call>);
         let texts: Vec<Text> = self
             .db
             .prepare_cached(
-                "SELECT message, content, time, state, outgoing FROM messages
-                 WHERE account = ?1 AND volume = ?2 AND page BETWEEN ?3 AND ?4 AND kind = 0
-                 ORDER BY id",
+                "SELECT m.content, m.time, m.state, m.outgoing, m.safe, i.key, i.request
+                 FROM messages m LEFT JOIN idempotency i ON i.id = m.call
+                 WHERE m.account = ?1 AND m.volume = ?2 AND m.page BETWEEN ?3 AND ?4 AND m.kind = 0
+                 ORDER BY m.id",
             )?
             .query_map(place, |row| {
+                let call = match row.get(5)? {
+                    Some(key) => Some(Call {
+                        key,
+                        request: Hash(blob(row, 6)?),
+                    }),
+                    None => None,
+                };
                 Ok((
-                    blob(row, 0)?,
+                    row.get(0)?,
                     row.get(1)?,
                     row.get(2)?,
                     row.get(3)?,
                     row.get(4)?,
+                    call,
                 ))
             })?
             .collect::<rusqlite::Result<_>>()?;
-        for (message, content, shown, state, outgoing) in texts {
+        for (content, shown, state, outgoing, safe, call) in texts {
             records.push(Record::Text(Box::new(ArchivedText {
                 content: content.into(),
                 shown: Time(shown),
-                mark: mark_of(State::from_code(state), outgoing),
-                call: self.call_for(&account, "message", &message)?,
+                mark: mark_of(State::from_code(state), outgoing, safe),
+                call,
             })));
         }
         let entries: Vec<(Vec<u8>, u64)> = self
@@ -209,7 +218,7 @@ impl Engine {
                     _ => None,
                 });
             let call = match payment {
-                Some(payment) => self.call_for(&account, "payment", &payment.0)?,
+                Some(payment) => self.call_of_payment(&account, &payment)?,
                 None => None,
             };
             records.push(Record::Entry {
@@ -232,24 +241,24 @@ impl Engine {
         records: &mut Vec<Record>,
     ) -> Result<()> {
         let place = [run.first, run.last];
-        let marked: Vec<([u8; 32], u8, bool)> = self
+        let marked: Vec<([u8; 32], u8, bool, bool)> = self
             .db
             .prepare_cached(
-                "SELECT message, state, outgoing FROM messages
+                "SELECT message, state, outgoing, safe FROM messages
                  WHERE account = ?1 AND marked > 0 AND marked BETWEEN ?2 AND ?3
                    AND NOT (kind = 0 AND volume = ?4 AND page BETWEEN ?2 AND ?3)",
             )?
             .query_map(params![account.0, place[0], place[1], run.epoch], |row| {
-                Ok((blob(row, 0)?, row.get(1)?, row.get(2)?))
+                Ok((blob(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?))
             })?
             .collect::<rusqlite::Result<_>>()?;
         for mark in [Mark::Safe, Mark::Delivered, Mark::Read] {
             let messages: Vec<MessageId> = marked
                 .iter()
-                .filter(|(_, state, outgoing)| {
-                    mark_of(State::from_code(*state), *outgoing) == Some(mark)
+                .filter(|(_, state, outgoing, safe)| {
+                    mark_of(State::from_code(*state), *outgoing, *safe) == Some(mark)
                 })
-                .map(|(message, _, _)| MessageId(*message))
+                .map(|(message, _, _, _)| MessageId(*message))
                 .collect();
             for messages in messages.chunks(IDS_MAX) {
                 records.push(Record::Marks {
@@ -319,19 +328,14 @@ impl Engine {
         Ok(())
     }
 
-    fn call_for(
-        &self,
-        account: &AccountId,
-        scope: &str,
-        result: &[u8; 32],
-    ) -> Result<Option<Call>> {
+    fn call_of_payment(&self, account: &AccountId, payment: &PaymentId) -> Result<Option<Call>> {
         let row: Option<(String, [u8; 32])> = one(self
             .db
             .prepare_cached(
-                "SELECT key, request FROM idempotency
-                 WHERE account = ?1 AND result = ?2 AND scope = ?3",
+                "SELECT i.key, i.request FROM messages m JOIN idempotency i ON i.id = m.call
+                 WHERE m.account = ?1 AND m.payment = ?2 AND m.outgoing = 1",
             )?
-            .query_row(params![account.0, result, scope], |row| {
+            .query_row(params![account.0, payment.0], |row| {
                 Ok((row.get(0)?, blob(row, 1)?))
             }))?;
         Ok(row.map(|(key, request)| Call {
@@ -357,12 +361,13 @@ impl Engine {
     }
 }
 
-/// What the archive says of a state.
-const fn mark_of(state: State, outgoing: bool) -> Option<Mark> {
-    match state {
-        State::Read => Some(Mark::Read),
-        State::Delivered if outgoing => Some(Mark::Delivered),
-        State::Safe if outgoing => Some(Mark::Safe),
-        _ => None,
+/// What the archive says of a state. Of an own message: only when it was safe.
+const fn mark_of(state: State, outgoing: bool, safe: bool) -> Option<Mark> {
+    match (outgoing, state) {
+        (true, _) if !safe => None,
+        (_, State::Read) => Some(Mark::Read),
+        (true, State::Delivered) => Some(Mark::Delivered),
+        (true, _) => Some(Mark::Safe),
+        (false, _) => None,
     }
 }

@@ -13,6 +13,7 @@ use pumasi_protocol::types::{AccountId, EnvelopeId, Hash, NodeId, Time};
 use pumasi_protocol::wire::{Frame, Refused, Response};
 use rusqlite::params;
 
+use super::sets::Moved;
 use super::{Engine, one};
 use crate::error::Result;
 
@@ -50,16 +51,13 @@ impl Engine {
                 continue;
             };
             let mailbox = claimed.account;
-            let volume = volumes
+            let came_along = volumes
                 .iter()
-                .find(|volume| volume.account == mailbox && volume.page(&signed).is_ok());
-            let volume = match volume {
-                Some(volume) => Some(volume.clone()),
-                None => self.stored_volume(&signed, &claimed)?,
-            };
-            let why = match volume {
-                None => Some(NotAdmitted::MissingSeals),
-                Some(_) => self.shelve(from, &claimed, &signed)?,
+                .any(|volume| volume.account == mailbox && volume.page(&signed).is_ok());
+            let why = if came_along || self.fits_volume(&signed, &claimed)? {
+                self.shelve(from, &claimed, &signed)?
+            } else {
+                Some(NotAdmitted::MissingSeals)
             };
             let Some(why) = why else { continue };
             if why == NotAdmitted::OldRecord
@@ -99,6 +97,7 @@ impl Engine {
         if count >= VOLUMES_MAX {
             return Ok(());
         }
+        self.volumes.remove(&(volume.account, volume.epoch));
         self.db
             .prepare_cached(
                 "INSERT INTO volumes (mailbox, epoch, certificate, bytes) VALUES (?1, ?2, ?3, ?4)
@@ -113,20 +112,25 @@ impl Engine {
         Ok(())
     }
 
-    /// The stored volume that a page belongs to.
-    fn stored_volume(
-        &self,
-        signed: &Signed<Page>,
-        claimed: &Page,
-    ) -> Result<Option<CheckedVolume>> {
+    /// Whether a page belongs to a stored volume.
+    fn fits_volume(&mut self, signed: &Signed<Page>, claimed: &Page) -> Result<bool> {
         if claimed.epoch > pumasi_protocol::archive::EPOCH_MAX {
-            return Ok(None);
+            return Ok(false);
         }
-        let heads = self.volumes_of(&claimed.account, claimed.epoch)?;
-        Ok(heads
-            .into_iter()
-            .filter_map(|head: Signed<Volume>| CheckedVolume::check(head).ok())
-            .find(|volume| volume.page(signed).is_ok()))
+        let place = (claimed.account, claimed.epoch);
+        if !self.volumes.contains_key(&place) {
+            let heads = self.volumes_of(&claimed.account, claimed.epoch)?;
+            let heads: Vec<CheckedVolume> = heads
+                .into_iter()
+                .filter_map(|head: Signed<Volume>| CheckedVolume::check(head).ok())
+                .collect();
+            if heads.is_empty() {
+                return Ok(false);
+            }
+            self.volumes.insert(place, heads);
+        }
+        let mut heads = self.volumes.get(&place).into_iter().flatten();
+        Ok(heads.any(|volume| volume.page(signed).is_ok()))
     }
 
     /// Stores a page whose signature fits its volume. Says why not.
@@ -165,7 +169,7 @@ impl Engine {
             if kept {
                 let usage = self
                     .kept_mut(&mailbox)?
-                    .map(|kept| kept.archive)
+                    .map(|kept| kept.sets.archive)
                     .unwrap_or_default();
                 let bytes = usage.bytes.saturating_add(signed.bytes().len() as u64);
                 if usage.items >= ARCHIVE_PAGES || bytes > ARCHIVE_BYTES {
@@ -216,7 +220,7 @@ impl Engine {
                 bytes
             ])?;
         if !replaced {
-            self.count_page(&mailbox, &id, bytes.len() as u64, true);
+            self.count_page(&mailbox, &id, bytes.len() as u64, Moved::In);
         }
         for envelope in &page.covers {
             self.db
@@ -242,33 +246,15 @@ impl Engine {
             self.db
                 .prepare_cached("UPDATE pages SET hidden = ?2 WHERE id = ?1")?
                 .execute(params![row, self.now.0])?;
-            self.count_page(&mailbox, &EnvelopeId(page), size, false);
+            self.count_page(&mailbox, &EnvelopeId(page), size, Moved::Out);
         }
         Ok(())
     }
 
     /// Counts a page into a mailbox's sets and quota, or out of them.
-    fn count_page(&mut self, mailbox: &AccountId, id: &EnvelopeId, size: u64, more: bool) {
-        let sets = match self.kept.get_mut(mailbox) {
-            Some(kept) => {
-                if more {
-                    kept.archive.items += 1;
-                    kept.archive.bytes += size;
-                } else {
-                    kept.archive.items = kept.archive.items.saturating_sub(1);
-                    kept.archive.bytes = kept.archive.bytes.saturating_sub(size);
-                }
-                Some(&mut kept.sets)
-            }
-            None => self.due.own_sets.get_mut(mailbox),
-        };
-        let Some(sets) = sets else { return };
-        if more {
-            sets.archive.add(&id.0);
-            sets.archive_count += 1;
-        } else {
-            sets.archive.remove(&id.0);
-            sets.archive_count = sets.archive_count.saturating_sub(1);
+    fn count_page(&mut self, mailbox: &AccountId, id: &EnvelopeId, size: u64, moved: Moved) {
+        if let Some(sets) = self.sets_in_memory(mailbox) {
+            sets.page(moved, &id.0, size);
         }
     }
 

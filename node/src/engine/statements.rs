@@ -10,6 +10,7 @@ use pumasi_protocol::types::{AccountId, EnvelopeId, Hash, NodeId};
 use pumasi_protocol::wire::Frame;
 use rusqlite::params;
 
+use super::sets::Moved;
 use super::{Engine, blob, one};
 use crate::error::Result;
 
@@ -34,7 +35,7 @@ impl Engine {
                 noted.push(hash);
             }
         }
-        self.send(from, &Frame::Noted(noted));
+        self.note_soon(from, noted);
         Ok(())
     }
 
@@ -126,13 +127,8 @@ impl Engine {
             ])?;
         let row = self.db.last_insert_rowid();
         if lasting(&statement.action) != PRIVATE {
-            let sets = match self.kept.get_mut(&mailbox) {
-                Some(kept) => Some(&mut kept.sets),
-                None => self.due.own_sets.get_mut(&mailbox),
-            };
-            if let Some(sets) = sets {
-                sets.statements.add(&hash.0);
-                sets.statement_count += 1;
+            if let Some(sets) = self.sets_in_memory(&mailbox) {
+                sets.statement(Moved::In, &hash.0);
             }
         }
         match &statement.action {
@@ -204,33 +200,7 @@ impl Engine {
         self.db
             .prepare_cached("UPDATE envelopes SET hidden = ?2 WHERE id = ?1")?
             .execute(params![row, self.now.0])?;
-        self.left_inbox(mailbox, id, &capability, size)
-    }
-
-    /// Counts an envelope out of an inbox.
-    pub(super) fn left_inbox(
-        &mut self,
-        mailbox: &AccountId,
-        id: &EnvelopeId,
-        capability: &[u8; 16],
-        size: u64,
-    ) -> Result<()> {
-        self.db
-            .prepare_cached(
-                "UPDATE capabilities SET items = max(items - 1, 0), bytes = max(bytes - ?3, 0)
-                 WHERE mailbox = ?1 AND capability = ?2",
-            )?
-            .execute(params![mailbox.0, capability, size])?;
-        if let Some(kept) = self.kept_mut(mailbox)? {
-            kept.usage.items = kept.usage.items.saturating_sub(1);
-            kept.usage.bytes = kept.usage.bytes.saturating_sub(size);
-            kept.sets.envelopes.remove(&id.0);
-            kept.sets.envelope_count = kept.sets.envelope_count.saturating_sub(1);
-            self.step.dirty_kept.insert(*mailbox);
-        } else if let Some(sets) = self.due.own_sets.get_mut(mailbox) {
-            sets.envelopes.remove(&id.0);
-            sets.envelope_count = sets.envelope_count.saturating_sub(1);
-        }
+        self.left_inbox(mailbox, id, CapabilityId(capability), size);
         Ok(())
     }
 

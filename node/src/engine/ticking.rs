@@ -20,6 +20,7 @@ impl Engine {
     /// Everything that is due.
     pub(super) fn tick(&mut self) -> Result<()> {
         let now = self.now;
+        self.send_bundles()?;
         self.tick_peers()?;
         self.asked.retain(|_, asked| asked.until > now);
         self.tick_keys()?;
@@ -74,6 +75,9 @@ impl Engine {
             };
             if entry.keys.is_none() || entry.sessions.is_empty() {
                 self.ask_for_keys(account, contact)?;
+            } else {
+                // The contact began a session meanwhile: what waited can be sealed.
+                self.seal_waiting(account, contact)?;
             }
         }
         Ok(())

@@ -85,6 +85,7 @@ CREATE TABLE messages (
   safe_until INTEGER,
   gap        INTEGER NOT NULL DEFAULT 0,
   envelope   BLOB,                   -- received: the envelope that brought it
+  call       INTEGER,                -- the call that made it (idempotency.id), if that had a key
   volume     INTEGER NOT NULL DEFAULT 0, -- of the archive: epoch of the device that wrote the page
   page       INTEGER NOT NULL DEFAULT 0, -- of that volume
   marked     INTEGER NOT NULL DEFAULT 0, -- page of the own volume that has its last mark
@@ -119,12 +120,13 @@ CREATE TABLE acted_on (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX acted_on_time ON acted_on (time);
 
--- Sendings under way: until delivered and safe.
+-- Sendings under way: until delivered and safe. Their dates rise with their rows.
 CREATE TABLE outgoing (
   id        INTEGER PRIMARY KEY AUTOINCREMENT,
   account   BLOB NOT NULL,
   contact   BLOB NOT NULL,
   message   BLOB NOT NULL,
+  shown     INTEGER,                 -- messages.id, of what people see
   kind      INTEGER NOT NULL,        -- 0: encoded Content, 1: Signed<Entry>
   payload   BLOB NOT NULL,
   envelope  BLOB,                    -- id, once sealed
@@ -135,7 +137,6 @@ CREATE TABLE outgoing (
 ) STRICT;
 CREATE UNIQUE INDEX outgoing_envelope ON outgoing (envelope) WHERE envelope IS NOT NULL;
 CREATE INDEX outgoing_contact ON outgoing (account, contact);
-CREATE INDEX outgoing_expires ON outgoing (expires);
 
 -- What is to be handed to which node; a row goes when that node has answered.
 CREATE TABLE outbox (
@@ -147,19 +148,20 @@ CREATE TABLE outbox (
 CREATE INDEX outbox_node ON outbox (node, id);
 CREATE INDEX outbox_item ON outbox (kind, item);
 
--- Custody receipts as proof: the signed bytes once, whatever the number of envelopes on them.
+-- Custody receipts as proof: the signed bytes once, whatever the number of envelopes on them. Cleaned
+-- in the order of their rows.
 CREATE TABLE receipts (
   id    INTEGER PRIMARY KEY AUTOINCREMENT,
   until INTEGER NOT NULL,
   bytes BLOB NOT NULL
 ) STRICT;
-CREATE INDEX receipts_until ON receipts (until);
+-- By row number, so that what is signed for together stands together.
 CREATE TABLE receipt_items (
-  account BLOB NOT NULL,
-  message BLOB NOT NULL,
+  kind    INTEGER NOT NULL,          -- 0: a message (messages.id), 1: a page (pages.id)
+  item    INTEGER NOT NULL,
   keeper  BLOB NOT NULL,
   receipt INTEGER NOT NULL,
-  PRIMARY KEY (account, message, keeper)
+  PRIMARY KEY (kind, item, keeper)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX receipt_items_receipt ON receipt_items (receipt);
 
@@ -208,8 +210,6 @@ CREATE TABLE capabilities (
   capability BLOB NOT NULL,
   tag_key    BLOB NOT NULL,
   revoked    INTEGER NOT NULL DEFAULT 0,
-  items      INTEGER NOT NULL DEFAULT 0,
-  bytes      INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (mailbox, capability)
 ) STRICT, WITHOUT ROWID;
 
@@ -219,8 +219,6 @@ CREATE TABLE kept (
   contact INTEGER NOT NULL,          -- kept for a contact, else for a newcomer
   record  BLOB NOT NULL,             -- Signed<AccountRecord>
   keys    BLOB NOT NULL,             -- Signed<KeyBundle>
-  items   INTEGER NOT NULL DEFAULT 0,
-  bytes   INTEGER NOT NULL DEFAULT 0,
   since   INTEGER NOT NULL,
   ended   INTEGER                    -- since when the record does not name this node
 ) STRICT, WITHOUT ROWID;
@@ -329,30 +327,30 @@ CREATE TABLE entries (
 CREATE INDEX entries_place ON entries (account, chain, sequence);
 CREATE INDEX entries_page ON entries (account, volume, page);
 CREATE INDEX entries_waiting ON entries (account, line) WHERE applied IS NULL;
-CREATE TABLE ious (
+CREATE TABLE debts (
   account  BLOB NOT NULL,
   line     BLOB NOT NULL,
   debtor   BLOB NOT NULL,
-  payment  BLOB NOT NULL,
+  kind     INTEGER NOT NULL,         -- 0: IOU, 1: lock
+  debt     BLOB NOT NULL,            -- the payment id of an IOU, the id of a lock
   contact  BLOB NOT NULL,
-  record   BLOB NOT NULL,            -- line::IouRecord
+  record   BLOB NOT NULL,            -- line::DebtRecord
   reason   TEXT,                     -- why it was declined
-  PRIMARY KEY (account, line, debtor, payment)
+  PRIMARY KEY (account, line, debtor, kind, debt)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX ious_payment ON ious (account, payment);
+CREATE INDEX debts_id ON debts (account, debt);
 
 -- What was answered to calls with an idempotency key.
 CREATE TABLE idempotency (
+  id      INTEGER PRIMARY KEY AUTOINCREMENT,
   account BLOB NOT NULL,
   scope   TEXT NOT NULL,
   key     TEXT NOT NULL,
   request BLOB NOT NULL,             -- hash of what was asked
   result  BLOB NOT NULL,             -- id of what came of it
-  time    INTEGER NOT NULL,
-  PRIMARY KEY (account, scope, key)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX idempotency_time ON idempotency (time);
-CREATE INDEX idempotency_result ON idempotency (account, result);
+  time    INTEGER NOT NULL,          -- rows are cleaned in their order, which is that of their times
+  UNIQUE (account, scope, key)
+) STRICT;
 
 CREATE TABLE nodes (
   node    BLOB PRIMARY KEY,

@@ -1,7 +1,7 @@
 //! Hostile bytes as every object that travels, is signed or is stored. What decodes encodes back to the
 //! same bytes, and may then be checked, shown and used without harm.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 use std::sync::LazyLock;
@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use pumasi_protocol::archive::{self, CheckedVolume, Page, PageKeys, Records, Volume};
 use pumasi_protocol::chat::{Arrival, Chat, HOLES_MAX, Position};
 use pumasi_protocol::codec::{self, Wire};
+use pumasi_protocol::condition::Opening;
 use pumasi_protocol::crypto::{self, Secret, Signable, Signed};
 use pumasi_protocol::delivery;
 use pumasi_protocol::envelope::{
@@ -17,14 +18,14 @@ use pumasi_protocol::envelope::{
 use pumasi_protocol::identity::{DeviceCertificate, Phrase};
 use pumasi_protocol::invitation::Invitation;
 use pumasi_protocol::line::{
-    Entry, EntryRecord, EquivocationProof, IouRecord, Known, Line, Stamp, line_id,
+    DebtId, DebtRecord, Entry, EntryRecord, EquivocationProof, Known, Line, Stamp, line_id,
 };
 use pumasi_protocol::locator::{self, Locator};
 use pumasi_protocol::mailbox::{self, Action, CustodyReceipt, ShelfReceipt, Statement, Usage};
 use pumasi_protocol::record::{AccountRecord, CheckedRecord, KeyBundle, NodeRecord, OneTimeKey};
 use pumasi_protocol::types::{
-    AccountId, Amount, ConversationId, DeviceKey, EnvelopeId, Hash, LineId, MessageId, NodeId,
-    PaymentId, Time, Unit,
+    AccountId, Amount, ConversationId, DeviceKey, EnvelopeId, Hash, LineId, LockId, MessageId,
+    NodeId, PaymentId, Time, Unit,
 };
 use pumasi_protocol::wire::{Frame, Request, Response};
 
@@ -76,7 +77,7 @@ pub(crate) const KINDS: [(&str, Check); 38] = [
     ("signed-entry", signed::<Entry>),
     ("equivocation-proof", equivocation_proof),
     ("line", line),
-    ("iou-record", iou_record),
+    ("debt-record", debt_record),
     ("entry-record", same_only::<EntryRecord>),
     ("chat", chat),
     ("text", text),
@@ -489,7 +490,7 @@ fn hostile_entry(entry: &Entry) {
     let first = end.take(&fitting);
     let again = end.take(&fitting);
     assert!(first.is_err() || again == Err(pumasi_protocol::line::EntryFault::Duplicate));
-    let _ = end.line.answers_due();
+    let _ = end.line.answers_due(&BTreeMap::new());
     assert_eq!(
         codec::decode::<Line>(&codec::encode(&end.line)).unwrap(),
         end.line
@@ -533,14 +534,17 @@ fn line(bytes: &[u8]) {
         certificate: RECORDS[0].record.certificate.hash(),
         now: NOW,
     };
-    let answers = line.answers_due();
+    let answers = line.answers_due(&BTreeMap::new());
     let one = answers
         .accept
         .first()
         .copied()
-        .unwrap_or(PaymentId([7; 32]));
+        .unwrap_or(DebtId::Iou(PaymentId([7; 32])));
+    let lock = LockId([9; 32]);
     let drafts = [
-        line.propose_limit(stamp, Amount(u64::MAX)),
+        line.propose_limit(stamp, Amount(u64::MAX), Amount(u64::MAX)),
+        line.propose_free(stamp, &[lock]),
+        line.propose_waive(stamp, &[lock]),
         line.propose_iou(stamp, PaymentId([8; 32]), Amount(1), "", None),
         line.propose_accept(stamp, &[one]),
         line.propose_close(stamp),
@@ -554,10 +558,14 @@ fn line(bytes: &[u8]) {
     }
 }
 
-fn iou_record(bytes: &[u8]) {
-    if let Some(record) = same::<IouRecord>(bytes) {
-        let awaited = record.status() == pumasi_protocol::line::IouStatus::Awaited;
+fn debt_record(bytes: &[u8]) {
+    if let Some(record) = same::<DebtRecord>(bytes) {
+        let awaited = record.status() == pumasi_protocol::line::DebtStatus::Awaited;
         assert_eq!(awaited, record.amount().is_none());
+        let _ = (
+            record.is_accepted(),
+            record.opened(true, Opening::Preimage([1; 32])),
+        );
     }
 }
 
@@ -609,6 +617,7 @@ fn text(bytes: &[u8]) {
     reads_back::<MessageId>(&text);
     reads_back::<PaymentId>(&text);
     reads_back::<LineId>(&text);
+    reads_back::<LockId>(&text);
     reads_back::<ConversationId>(&text);
     reads_back::<Hash>(&text);
     reads_back::<Unit>(&text);

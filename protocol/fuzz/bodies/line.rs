@@ -2,14 +2,16 @@
 //! programs that sign what an honest one refuses. Whatever happens: an honest end takes no more than its
 //! limit, and once everything was delivered both ends say the same.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use pumasi_protocol::codec;
+use pumasi_protocol::codec::{self, Bytes};
+use pumasi_protocol::condition::Opening;
 use pumasi_protocol::line::{
-    DeclineReason, Entry, EntryFault, EquivocationProof, Line, MAX_ACCEPT, MAX_BRANCHES, Operation,
-    Refusal, Span, Stamp,
+    DebtId, DeclineReason, Entry, EntryFault, EquivocationProof, Line, MAX_BRANCHES, MAX_NAMED,
+    NewLock, Opened, Operation, Refusal, Span, Stamp,
 };
-use pumasi_protocol::types::{AccountId, Amount, Hash, PaymentId, Time};
+use pumasi_protocol::types::{AccountId, Amount, Hash, LockId, PaymentId, Time};
 
 use super::samples::money::{End, epochs, hash_of, later_device};
 use super::samples::{DURI, HANA};
@@ -28,7 +30,7 @@ struct Side {
     inbox: Vec<Entry>,
     waiting: Vec<Entry>,
     certificate: Hash,
-    /// The highest limit ever given.
+    /// The highest limit ever given, with its overhang.
     top: u64,
 }
 
@@ -81,6 +83,21 @@ fn amount(byte: u8) -> Amount {
     })
 }
 
+/// The opening of the locks with this number, the same from either end.
+fn opening(byte: u8) -> Opening {
+    Opening::Preimage([byte % 5; 32])
+}
+
+fn lock(byte: u8, amount: Amount) -> NewLock {
+    NewLock {
+        id: Hash([byte % 24; 32]),
+        amount,
+        condition: opening(byte % 24).condition(),
+        until: Time(u64::from(byte)),
+        instructions: vec![byte; 3],
+    }
+}
+
 fn id(byte: u8) -> PaymentId {
     PaymentId([byte % 24; 32])
 }
@@ -106,8 +123,9 @@ impl World {
             Ok(entry.clone())
         );
         self.sides[at].end.take(&entry)?;
-        if let Operation::Limit { amount } = entry.operation {
-            self.sides[at].top = self.sides[at].top.max(amount.0);
+        if let Operation::Limit { amount, overhang } = entry.operation {
+            let most = amount.0.saturating_add(overhang.0);
+            self.sides[at].top = self.sides[at].top.max(most);
         }
         self.sides[1 - at].inbox.push(entry);
         Ok(())
@@ -133,9 +151,13 @@ impl World {
         self.clock += 1;
         self.resume(at);
         let stamp = self.stamp(at);
+        if what & 32 != 0 && (1..=7).contains(&(what & 15)) {
+            return self.act_on_locks(at, what & 15, which, much);
+        }
         match what & 15 {
             0 => {
-                let draft = self.line(at).propose_limit(stamp, amount(much));
+                let overhang = amount(which);
+                let draft = self.line(at).propose_limit(stamp, amount(much), overhang);
                 self.sign_draft(at, draft);
             }
             1..=3 => self.pay(at, id(which), amount(much)),
@@ -154,12 +176,12 @@ impl World {
             7 => {
                 let other = self.line(at).other();
                 let held = self.line(at).held(other).nth(usize::from(which % 8));
-                // After an incomplete restore, refusals wait.
-                let held = held.filter(|_| !self.line(at).is_waiting());
-                if let Some((iou, _)) = held {
+                // After a restore, refusals wait.
+                let held = held.filter(|_| self.line(at).may_refuse());
+                if let Some((debt, _)) = held {
                     let draft = self
                         .line(at)
-                        .propose_decline(stamp, iou, DeclineReason::Refused);
+                        .propose_decline(stamp, debt, DeclineReason::Refused);
                     assert!(self.sign_draft(at, draft));
                 }
             }
@@ -184,7 +206,7 @@ impl World {
 
     fn pay(&mut self, at: usize, id: PaymentId, amount: Amount) {
         let me = self.line(at).me();
-        let known = self.sides[at].end.ious.get(&(me, id));
+        let known = self.sides[at].end.debts.get(&(me, DebtId::Iou(id)));
         let draft = self
             .line(at)
             .propose_iou(self.stamp(at), id, amount, "", known);
@@ -197,34 +219,72 @@ impl World {
         }
     }
 
-    fn accept(&mut self, at: usize, ious: &[PaymentId]) {
-        let draft = self.line(at).propose_accept(self.stamp(at), ious);
+    fn accept(&mut self, at: usize, debts: &[DebtId]) {
+        let draft = self.line(at).propose_accept(self.stamp(at), debts);
         if self.sign_draft(at, draft) {
             let view = self.line(at).view();
+            let reserved = view.balance + view.reserved_in as i128;
+            let limit = i128::from(view.limit_given.0);
+            assert!(reserved <= limit, "accepted above the limit");
+            let most = limit + i128::from(view.overhang_given.0);
             assert!(
-                view.balance <= i128::from(view.limit_given.0),
-                "accepted above the limit"
+                reserved + view.freed_in as i128 <= most,
+                "accepted above limit and overhang"
             );
         }
     }
 
+    /// What an honest end does about locks: makes one, opens any, frees or waives the other side's.
+    fn act_on_locks(&mut self, at: usize, what: u8, which: u8, much: u8) {
+        let stamp = self.stamp(at);
+        let line = self.line(at);
+        let (me, other) = (line.me(), line.other());
+        let open: Vec<_> = line.open(other).map(|(id, ..)| id).collect();
+        let some = |from: &[LockId]| from.get(usize::from(which) % from.len().max(1)).copied();
+        let draft = match what {
+            1..=3 => {
+                let lock = lock(which, amount(much));
+                let id = DebtId::Lock(line.lock_id(stamp, &lock));
+                let known = self.sides[at].end.debts.get(&(me, id));
+                let available = line.available();
+                let draft = line.propose_lock(stamp, &lock, known);
+                assert!(draft.is_err() || lock.amount <= available);
+                draft
+            }
+            4 | 5 => {
+                let mut opened = Vec::new();
+                for ((debtor, _), record) in &self.sides[at].end.debts {
+                    let number = record.lock().map_or(0, |lock| lock.id.0[0]);
+                    opened.extend(record.opened(*debtor == me, opening(number)));
+                }
+                let one = opened.get(usize::from(which) % opened.len().max(1));
+                line.propose_settle(stamp, one.copied().as_slice())
+            }
+            6 => line.propose_free(stamp, some(&open).as_slice()),
+            _ => line.propose_waive(stamp, some(&open).as_slice()),
+        };
+        self.sign_draft(at, draft);
+    }
+
     /// Signs all answers that are due. Says whether there were any.
     fn answer(&mut self, at: usize) -> bool {
-        let answers = self.line(at).answers_due();
-        for ious in answers.accept.chunks(MAX_ACCEPT) {
+        let answers = self.line(at).answers_due(&BTreeMap::new());
+        for debts in answers.accept.chunks(MAX_NAMED) {
             let before = self.sides[at].end.entries.len();
-            self.accept(at, ious);
+            self.accept(at, debts);
             assert!(
                 self.sides[at].end.entries.len() > before,
                 "a due answer was refused"
             );
         }
-        for (iou, reason) in &answers.decline {
-            let draft = self.line(at).propose_decline(self.stamp(at), *iou, *reason);
+        for (debt, reason) in &answers.decline {
+            let draft = self
+                .line(at)
+                .propose_decline(self.stamp(at), *debt, *reason);
             assert!(self.sign_draft(at, draft));
         }
         assert_eq!(
-            self.line(at).answers_due(),
+            self.line(at).answers_due(&BTreeMap::new()),
             pumasi_protocol::line::Answers::default()
         );
         !answers.accept.is_empty() || !answers.decline.is_empty()
@@ -286,9 +346,9 @@ impl World {
             moved |= self.send(1 - at, &wants);
             let view = self.line(1 - at).holds(self.line(at).me());
             let line = &mut self.sides[at].end.line;
-            let waited = line.is_waiting();
+            let before = line.clone();
             line.answered(&view);
-            moved |= waited && !line.is_waiting();
+            moved |= *line != before;
         }
         moved
     }
@@ -341,21 +401,49 @@ impl World {
         }
     }
 
-    fn operation(which: u8, much: u8) -> Operation {
+    /// What an honest program would not sign, by the end `at`.
+    fn operation(&self, at: usize, which: u8, much: u8) -> Operation {
         let other = id(which.wrapping_mul(7));
-        match which >> 6 {
+        let lock = lock(which, amount(much).max(Amount(1)));
+        let opened = |mine| Opened {
+            mine,
+            certificate: self.sides[if mine { at } else { 1 - at }].certificate,
+            id: lock.id,
+            amount: lock.amount,
+            opening: opening(which % 24),
+        };
+        let theirs = opened(false).lock(self.line(at).id(), ACCOUNTS[1 - at]);
+        match which >> 5 {
             0 => Operation::Limit {
                 amount: amount(much),
+                overhang: amount(which),
             },
-            1 => {
-                let mut ious = vec![id(which), other];
-                ious.sort_unstable();
-                ious.dedup();
-                Operation::Accept { ious }
+            1 => Operation::Settle {
+                locks: vec![opened(much & 1 == 1)],
+            },
+            2 => {
+                let mut debts = vec![DebtId::Iou(id(which)), DebtId::Iou(other)];
+                debts.push(DebtId::Lock(theirs));
+                debts.sort_unstable();
+                debts.dedup();
+                Operation::Accept { debts }
             }
-            2 => Operation::Decline {
-                iou: id(which),
+            3 => Operation::Free {
+                locks: vec![theirs],
+            },
+            4 => Operation::Decline {
+                debt: DebtId::Iou(id(which)),
                 reason: DeclineReason::Refused,
+            },
+            5 => Operation::Waive {
+                locks: vec![theirs],
+            },
+            6 => Operation::Lock {
+                id: lock.id,
+                amount: lock.amount,
+                condition: lock.condition,
+                until: lock.until,
+                instructions: Bytes(lock.instructions),
             },
             _ => Operation::Iou {
                 id: id(which),
@@ -367,8 +455,11 @@ impl World {
 
     /// Signs what its own program should have refused, at the right place of its chain.
     fn sign_wrong(&mut self, at: usize, which: u8, much: u8) {
-        if let Ok(mut entry) = self.line(at).propose_limit(self.stamp(at), Amount(0)) {
-            entry.operation = Self::operation(which, much);
+        if let Ok(mut entry) = self
+            .line(at)
+            .propose_limit(self.stamp(at), Amount(0), Amount(0))
+        {
+            entry.operation = self.operation(at, which, much);
             self.rogue = true;
             self.sign(at, entry).unwrap();
         }
@@ -397,7 +488,7 @@ impl World {
             entry.sequence += 1;
             entry.previous = hash;
         }
-        entry.operation = Self::operation(which, much);
+        entry.operation = self.operation(at, which, much);
         self.rogue = true;
         self.forked = true;
         self.sign(at, entry).unwrap();
@@ -469,12 +560,26 @@ impl World {
             [at_a.held_out, at_a.held_in, at_b.held_out, at_b.held_in],
             [0; 4]
         );
+        assert_eq!(
+            [
+                at_a.reserved_out,
+                at_a.freed_out,
+                at_a.reserved_in,
+                at_a.freed_in
+            ],
+            [
+                at_b.reserved_in,
+                at_b.freed_in,
+                at_b.reserved_out,
+                at_b.freed_out
+            ]
+        );
         assert!(self.rogue || !at_a.frozen);
         for account in *ACCOUNTS {
             assert_eq!(a.end.line.heads(account), b.end.line.heads(account));
         }
-        for (key, record) in &a.end.ious {
-            let other = &b.end.ious[key];
+        for (key, record) in &a.end.debts {
+            let other = &b.end.debts[key];
             assert_eq!(
                 (record.status(), record.amount()),
                 (other.status(), other.amount())

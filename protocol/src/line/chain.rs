@@ -165,9 +165,10 @@ impl Chain {
 fn continued(terms: Terms, rank: Rank, branch: u8, entry: &Entry, hash: Hash) -> EntryRecord {
     let mut terms = terms;
     match &entry.operation {
-        Operation::Limit { amount } => {
+        Operation::Limit { amount, overhang } => {
             terms.limit = Some(Limit {
                 amount: *amount,
+                overhang: *overhang,
                 seen: entry.seen.map(|seen| seen.chain),
             });
             // New credit says that the line is in use.
@@ -175,12 +176,17 @@ fn continued(terms: Terms, rank: Rank, branch: u8, entry: &Entry, hash: Hash) ->
                 terms.offer = Offer::Withdrawn;
             }
         }
-        Operation::Iou { .. } => {
+        Operation::Iou { .. } | Operation::Lock { .. } => {
             terms.last_debt = Some(hash);
             terms.offer = Offer::Withdrawn;
         }
         Operation::Close { last } => terms.offer = Offer::Stands(*last),
-        Operation::Accept { .. } | Operation::Decline { .. } | Operation::Resume { .. } => {}
+        Operation::Accept { .. }
+        | Operation::Decline { .. }
+        | Operation::Resume { .. }
+        | Operation::Settle { .. }
+        | Operation::Free { .. }
+        | Operation::Waive { .. } => {}
     }
     EntryRecord {
         place: Place {

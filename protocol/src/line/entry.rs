@@ -3,14 +3,19 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::Wire;
+use crate::codec::{Bytes, Wire};
+use crate::condition::{Condition, Opening};
 use crate::crypto::{BadSignature, OpenError, Signable, Signed, hash};
-use crate::types::{AccountId, Amount, Hash, LineId, PaymentId, Time, Unit};
+use crate::types::{AccountId, Amount, Hash, LineId, LockId, PaymentId, Time, Unit};
 
 /// The longest purpose of an IOU in bytes of UTF-8.
 pub const MAX_PURPOSE: usize = 512;
-/// The most IOUs that one [`Operation::Accept`] names.
-pub const MAX_ACCEPT: usize = 64;
+/// The most debts that one [`Operation::Accept`], [`Operation::Free`] or [`Operation::Waive`] names.
+pub const MAX_NAMED: usize = 64;
+/// The most locks that one [`Operation::Settle`] opens.
+pub const MAX_SETTLED: usize = 32;
+/// The longest instructions of a lock in bytes.
+pub const MAX_INSTRUCTIONS: usize = 4 * 1024;
 /// The most entries that one [`Operation::Resume`] names.
 pub const MAX_ADOPTED: usize = 64;
 /// What the first entry of a chain names as its previous one.
@@ -38,6 +43,65 @@ pub fn chain_id(line: LineId, author: AccountId, certificate: Hash) -> Hash {
     )
 }
 
+/// The id of a lock: it names everything that decides what the lock is worth, so that nobody can mean
+/// another one by it. `chain` is its author's ([`chain_id`]), `id` what its author called it.
+#[must_use]
+pub fn lock_id(chain: Hash, id: Hash, amount: Amount, condition: &Condition) -> LockId {
+    let [tag, bytes] = condition.parts();
+    let amount = amount.0.to_be_bytes();
+    LockId(
+        hash(
+            "lock",
+            &[chain.as_bytes(), id.as_bytes(), &amount, tag, bytes],
+        )
+        .0,
+    )
+}
+
+/// A debt of one author on one line: an IOU, owed once accepted, or a lock, owed once accepted and
+/// opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum DebtId {
+    /// An [`Operation::Iou`], by its id.
+    Iou(PaymentId),
+    /// An [`Operation::Lock`], see [`lock_id`].
+    Lock(LockId),
+}
+
+impl std::fmt::Display for DebtId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Iou(id) => id.fmt(f),
+            Self::Lock(id) => id.fmt(f),
+        }
+    }
+}
+
+/// A lock with its opening. It proves itself: with its chain it hashes to the id of exactly one lock,
+/// whether that is known yet or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Opened {
+    /// Whether the lock is by the author of the entry; else it is by the other side.
+    pub mine: bool,
+    /// Hash of the certificate of the device that signed the lock.
+    pub certificate: Hash,
+    /// What its author called it.
+    pub id: Hash,
+    /// Its amount.
+    pub amount: Amount,
+    /// What opens it.
+    pub opening: Opening,
+}
+
+impl Opened {
+    /// The lock on a line whose `debtor` signed it.
+    #[must_use]
+    pub fn lock(&self, line: LineId, debtor: AccountId) -> LockId {
+        let chain = chain_id(line, debtor, self.certificate);
+        lock_id(chain, self.id, self.amount, &self.opening.condition())
+    }
+}
+
 /// The last entry of the other side that an author had applied when it signed. It decides nothing:
 /// it lets a restored device notice that it forgot something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +126,7 @@ pub struct Adopted {
     pub hash: Hash,
 }
 
-/// Why a creditor refuses an IOU. Variants are only ever appended.
+/// Why a creditor refuses a debt. Variants are only ever appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum DeclineReason {
     /// It would pass the limit in force.
@@ -73,6 +137,16 @@ pub enum DeclineReason {
     Closing,
     /// The owner said no.
     Refused,
+    /// Too many locks are under way on the line.
+    TooMany,
+    /// The creditor is the payee and expects no payment with this condition, or not this much.
+    Unexpected,
+    /// The creditor cannot pass it on: the next one is unknown to it, is away, or has no room.
+    NoWay,
+    /// Too little time is left to pass it on.
+    TooLate,
+    /// What is left for passing it on is less than the creditor asks for.
+    TooLittle,
 }
 
 /// What an entry does. The order of the variants is the wire format: new ones go to the end.
@@ -82,6 +156,9 @@ pub enum Operation {
     Limit {
         /// The limit; 0 stops new debt.
         amount: Amount,
+        /// How much freed claims that are still open may come to beyond it, see
+        /// [`Operation::Free`].
+        overhang: Amount,
     },
     /// By the debtor: I owe `amount` more once you accept.
     Iou {
@@ -92,15 +169,15 @@ pub enum Operation {
         /// What it is for, at most [`MAX_PURPOSE`] bytes.
         purpose: String,
     },
-    /// By the creditor: I have these IOUs.
+    /// By the creditor: I have these debts, and may act on them.
     Accept {
-        /// 1 to [`MAX_ACCEPT`] ids, ascending, each once.
-        ious: Vec<PaymentId>,
+        /// 1 to [`MAX_NAMED`] ids, ascending, each once.
+        debts: Vec<DebtId>,
     },
-    /// By the creditor: I refuse this IOU; it is void.
+    /// By the creditor: I refuse this debt; it is void, whatever opens later.
     Decline {
-        /// Which IOU.
-        iou: PaymentId,
+        /// Which one.
+        debt: DebtId,
         /// Why.
         reason: DeclineReason,
     },
@@ -115,6 +192,37 @@ pub enum Operation {
         /// At most [`MAX_ADOPTED`], ascending, each once. One per chain, more where a device
         /// contradicted itself, none when nothing is known.
         chains: Vec<Adopted>,
+    },
+    /// By the debtor: I owe `amount` more once you accept and `condition` is opened.
+    Lock {
+        /// What its author calls it; with chain, amount and condition it makes its [`lock_id`].
+        id: Hash,
+        /// Above 0.
+        amount: Amount,
+        /// What must be opened.
+        condition: Condition,
+        /// Until when the author asks the creditor to hold room for it. No rule reads it: time ends
+        /// no claim.
+        until: Time,
+        /// What the creditor is to do next: passed on, not read, by the rules of a line. At most
+        /// [`MAX_INSTRUCTIONS`] bytes.
+        instructions: Bytes,
+    },
+    /// By either side: these locks are opened.
+    Settle {
+        /// 1 to [`MAX_SETTLED`], ascending, each once.
+        locks: Vec<Opened>,
+    },
+    /// By the creditor: these locks no longer count against my limit. They are still owed if they are
+    /// opened.
+    Free {
+        /// 1 to [`MAX_NAMED`] ids, ascending, each once.
+        locks: Vec<LockId>,
+    },
+    /// By the creditor: I give these claims up for good, whatever opens later.
+    Waive {
+        /// 1 to [`MAX_NAMED`] ids, ascending, each once.
+        locks: Vec<LockId>,
     },
 }
 
@@ -169,15 +277,25 @@ pub enum Malformed {
     /// What was seen has sequence 0.
     #[error("an entry cannot have seen an entry 0: sequence numbers begin at 1")]
     Seen,
-    /// An IOU of nothing.
-    #[error("an IOU of 0 says nothing: its amount must be above 0")]
+    /// A debt of nothing.
+    #[error("a debt of 0 says nothing: its amount must be above 0")]
     Zero,
     /// The purpose is too long.
     #[error("the purpose is {0} bytes long; at most {MAX_PURPOSE} are allowed")]
     Purpose(usize),
     /// No ids, too many, or not ascending.
-    #[error("an Accept names 1 to {MAX_ACCEPT} IOUs, ascending and each once; this one names {0}")]
-    Accept(usize),
+    #[error(
+        "Accept, Free and Waive name 1 to {MAX_NAMED} debts, ascending and each once; this one names {0}"
+    )]
+    Named(usize),
+    /// No openings, too many, or not ascending.
+    #[error("a Settle opens 1 to {MAX_SETTLED} locks, ascending and each once; this one names {0}")]
+    Settle(usize),
+    /// The instructions are too long.
+    #[error(
+        "the instructions of the lock are {0} bytes long; at most {MAX_INSTRUCTIONS} are allowed"
+    )]
+    Instructions(usize),
     /// Too many named entries, not ascending, of place 0, or of the same device.
     #[error(
         "a Resume names at most {MAX_ADOPTED} entries of earlier devices, ascending and each once, from sequence 1 on; this one names {0}"
@@ -210,14 +328,27 @@ impl Entry {
             return Err(Malformed::Seen);
         }
         match &self.operation {
-            Operation::Iou { amount, .. } if *amount == Amount::ZERO => Err(Malformed::Zero),
+            Operation::Iou { amount, .. } | Operation::Lock { amount, .. }
+                if *amount == Amount::ZERO =>
+            {
+                Err(Malformed::Zero)
+            }
             Operation::Iou { purpose, .. } if purpose.len() > MAX_PURPOSE => {
                 Err(Malformed::Purpose(purpose.len()))
             }
-            Operation::Accept { ious }
-                if !(1..=MAX_ACCEPT).contains(&ious.len()) || !ious.is_sorted_by(|a, b| a < b) =>
+            Operation::Accept { debts } if !is_list(debts, MAX_NAMED) => {
+                Err(Malformed::Named(debts.len()))
+            }
+            Operation::Free { locks } | Operation::Waive { locks }
+                if !is_list(locks, MAX_NAMED) =>
             {
-                Err(Malformed::Accept(ious.len()))
+                Err(Malformed::Named(locks.len()))
+            }
+            Operation::Settle { locks } if !is_list(locks, MAX_SETTLED) => {
+                Err(Malformed::Settle(locks.len()))
+            }
+            Operation::Lock { instructions, .. } if instructions.0.len() > MAX_INSTRUCTIONS => {
+                Err(Malformed::Instructions(instructions.0.len()))
             }
             Operation::Resume { chains }
                 if chains.len() > MAX_ADOPTED
@@ -231,6 +362,11 @@ impl Entry {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether it has 1 to `most` items, ascending and each once.
+fn is_list<T: Ord>(items: &[T], most: usize) -> bool {
+    (1..=most).contains(&items.len()) && items.is_sorted_by(|a, b| a < b)
 }
 
 /// Two different entries that one device signed for one place of one chain. Anyone can check it

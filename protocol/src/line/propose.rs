@@ -1,12 +1,16 @@
 //! What an owner may sign on its line: admission, and the answers that are due. Nothing changes here;
 //! the entry that comes back is signed, then goes through [`Line::receive`] like any other.
 
+use std::collections::BTreeMap;
+
 use super::chain::Rank;
 use super::entry::{
-    DeclineReason, Entry, MAX_ACCEPT, MAX_PURPOSE, NO_ENTRY, Operation, Seen, chain_id,
+    DebtId, DeclineReason, Entry, MAX_INSTRUCTIONS, MAX_NAMED, MAX_PURPOSE, MAX_SETTLED, NO_ENTRY,
+    Operation, Seen, chain_id,
 };
-use super::record::{IouRecord, IouStatus};
-use super::{Line, MAX_CHAINS, MAX_HELD};
+use super::record::{DebtRecord, DebtStatus};
+use super::side::Side;
+use super::{Line, MAX_CHAINS, MAX_CLAIMS, MAX_HELD, MAX_RESERVED};
 use crate::types::{Amount, Hash, PaymentId, Time, Unit};
 
 /// Who signs, and when.
@@ -90,28 +94,61 @@ pub enum Refusal {
     /// My own closing offer already stands and names the other side's last debt.
     #[error("your offer to close this line already stands; the other side has not answered it yet")]
     CloseStands,
-    /// Too many IOUs wait for an answer.
-    #[error("{MAX_HELD} of your IOUs wait for an answer on this line: wait for the other side")]
+    /// Too many debts wait for an answer.
+    #[error("{MAX_HELD} of your debts wait for an answer on this line: wait for the other side")]
     TooManyHeld,
+    /// Too many locks are under way.
+    #[error(
+        "{MAX_RESERVED} payments are under way on this line, or {MAX_CLAIMS} were left open: wait until some are settled or cancelled"
+    )]
+    TooManyLocks,
+    /// The instructions of a lock are too long.
+    #[error("the instructions are {length} bytes long; at most {MAX_INSTRUCTIONS} are allowed")]
+    InstructionsTooLong {
+        /// Their length in bytes.
+        length: usize,
+    },
+    /// Freeing would pass what I let freed claims come to.
+    #[error(
+        "freeing {amount} {unit} would pass the overhang of {overhang} {unit}: {available} {unit} are left; wait until freed payments are settled or cancelled"
+    )]
+    AboveOverhang {
+        /// The sum of the locks to free.
+        amount: u128,
+        /// What is left.
+        available: Amount,
+        /// The overhang I set.
+        overhang: Amount,
+        /// The unit.
+        unit: Unit,
+    },
+    /// Not a lock of the other side whose claim is open.
+    #[error("lock {id} is not open: it is unknown, settled or void, or was freed before")]
+    NotOpen {
+        /// Which one.
+        id: crate::types::LockId,
+    },
     /// This payment was made before, with the same amount: answer with what is stored.
     #[error("this payment was already signed and is {status:?}; it is not made twice")]
     AlreadySigned {
         /// How far it has come.
-        status: IouStatus,
+        status: DebtStatus,
     },
     /// This id stands for something else.
     #[error(
         "the id of this payment was already used for another amount or answered before: use a new idempotency key"
     )]
     IdUsed,
-    /// Not an IOU that waits for my answer.
-    #[error("IOU {id} does not wait for your answer: it is unknown or was answered before")]
+    /// Not a debt that waits for my answer.
+    #[error("{id} does not wait for your answer: it is unknown or was answered before")]
     NotHeld {
         /// Which one.
-        id: PaymentId,
+        id: DebtId,
     },
-    /// None or too many ids to accept at once.
-    #[error("{count} IOUs cannot be accepted in one entry: 1 to {MAX_ACCEPT} can")]
+    /// None or too many ids for one entry.
+    #[error(
+        "{count} debts cannot be named in one entry: 1 to {MAX_NAMED} can, and 1 to {MAX_SETTLED} opened"
+    )]
     Count {
         /// How many were given.
         count: usize,
@@ -143,22 +180,28 @@ pub enum Refusal {
     Exhausted,
 }
 
-/// The automatic answers to the other side's IOUs.
+/// The automatic answers to the other side's debts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Answers {
-    /// To accept, in the order they were signed. Sign them in pieces of at most [`MAX_ACCEPT`].
-    pub accept: Vec<PaymentId>,
+    /// To accept, in the order they were signed. Sign them in pieces of at most [`MAX_NAMED`].
+    pub accept: Vec<DebtId>,
     /// To decline, and why.
-    pub decline: Vec<(PaymentId, DeclineReason)>,
+    pub decline: Vec<(DebtId, DeclineReason)>,
 }
 
 impl Line {
-    /// Sets how much the other side may owe me. Below what it owes, it only stops new debt.
+    /// Sets how much the other side may owe me, and how much its freed claims may come to beyond
+    /// that. Below what it owes, it only stops new debt.
     ///
     /// # Errors
     /// [`Refusal::Resume`], [`Refusal::Replaced`] or [`Refusal::Exhausted`].
-    pub fn propose_limit(&self, stamp: Stamp, amount: Amount) -> Result<Entry, Refusal> {
-        self.draft(stamp, Operation::Limit { amount })
+    pub fn propose_limit(
+        &self,
+        stamp: Stamp,
+        amount: Amount,
+        overhang: Amount,
+    ) -> Result<Entry, Refusal> {
+        self.draft(stamp, Operation::Limit { amount, overhang })
     }
 
     /// Signs that I owe `amount` more. `known` is the stored record of this id among my IOUs on this
@@ -173,7 +216,7 @@ impl Line {
         id: PaymentId,
         amount: Amount,
         purpose: &str,
-        known: Option<&IouRecord>,
+        known: Option<&DebtRecord>,
     ) -> Result<Entry, Refusal> {
         if let Some(record) = known {
             return Err(if record.amount() == Some(amount) {
@@ -184,13 +227,26 @@ impl Line {
                 Refusal::IdUsed
             });
         }
-        if amount == Amount::ZERO {
-            return Err(Refusal::Zero);
-        }
         if purpose.len() > MAX_PURPOSE {
             return Err(Refusal::PurposeTooLong {
                 length: purpose.len(),
             });
+        }
+        self.may_owe(stamp, amount)?;
+        self.draft(
+            stamp,
+            Operation::Iou {
+                id,
+                amount,
+                purpose: purpose.to_owned(),
+            },
+        )
+    }
+
+    /// Whether I may sign a new debt of this amount.
+    pub(super) fn may_owe(&self, stamp: Stamp, amount: Amount) -> Result<(), Refusal> {
+        if amount == Amount::ZERO {
+            return Err(Refusal::Zero);
         }
         self.next_place(stamp, false)?;
         if self.is_waiting() {
@@ -203,44 +259,32 @@ impl Line {
             return Err(Refusal::TooManyHeld);
         }
         let available = self.available();
-        if amount > available {
-            let unit = self.unit.clone();
-            return Err(if self.theirs.closing() {
-                Refusal::Closing { available, unit }
-            } else {
-                Refusal::AboveLimit {
-                    amount,
-                    available,
-                    limit: self.theirs.limit(),
-                    unit,
-                }
-            });
+        if amount <= available {
+            return Ok(());
         }
-        self.draft(
-            stamp,
-            Operation::Iou {
-                id,
+        let unit = self.unit.clone();
+        Err(if self.theirs.closing() {
+            Refusal::Closing { available, unit }
+        } else {
+            Refusal::AboveLimit {
                 amount,
-                purpose: purpose.to_owned(),
-            },
-        )
+                available,
+                limit: self.theirs.limit(),
+                unit,
+            }
+        })
     }
 
-    /// Accepts IOUs of the other side: all that [`Self::answers_due`] names, or some. Also works on a
+    /// Accepts debts of the other side: all that [`Self::answers_due`] names, or some. Also works on a
     /// frozen line: settlement never stops.
     ///
     /// # Errors
-    /// [`Refusal::NotHeld`], [`Refusal::AboveMyLimit`], [`Refusal::Count`] or what
-    /// [`Self::propose_limit`] refuses.
-    pub fn propose_accept(&self, stamp: Stamp, ious: &[PaymentId]) -> Result<Entry, Refusal> {
-        let mut ious = ious.to_vec();
-        ious.sort_unstable();
-        ious.dedup();
-        if !(1..=MAX_ACCEPT).contains(&ious.len()) {
-            return Err(Refusal::Count { count: ious.len() });
-        }
+    /// [`Refusal::NotHeld`], [`Refusal::AboveMyLimit`], [`Refusal::TooManyLocks`], [`Refusal::Count`]
+    /// or what [`Self::propose_limit`] refuses.
+    pub fn propose_accept(&self, stamp: Stamp, debts: &[DebtId]) -> Result<Entry, Refusal> {
+        let debts = listed(debts, MAX_NAMED)?;
         let mut sum: u128 = 0;
-        for id in &ious {
+        for id in &debts {
             let held = self
                 .theirs
                 .held
@@ -258,27 +302,32 @@ impl Line {
                 unit: self.unit.clone(),
             });
         }
-        self.draft(stamp, Operation::Accept { ious })
+        let locks = debts.iter().filter(|id| matches!(id, DebtId::Lock(_)));
+        if locks.count() > self.locks_to_accept() {
+            return Err(Refusal::TooManyLocks);
+        }
+        self.draft(stamp, Operation::Accept { debts })
     }
 
-    /// Declines an IOU of the other side that waits for my answer.
+    /// Declines a debt of the other side that waits for my answer.
     ///
     /// # Errors
-    /// [`Refusal::NotHeld`], [`Refusal::Waiting`] (I may have accepted it before the restore) or what [`Self::propose_limit`] refuses.
+    /// [`Refusal::NotHeld`], [`Refusal::Waiting`] (I may have accepted it before the restore) or what
+    /// [`Self::propose_limit`] refuses.
     pub fn propose_decline(
         &self,
         stamp: Stamp,
-        iou: PaymentId,
+        debt: DebtId,
         reason: DeclineReason,
     ) -> Result<Entry, Refusal> {
-        if !self.theirs.held.contains_key(&iou) {
-            return Err(Refusal::NotHeld { id: iou });
+        if !self.theirs.held.contains_key(&debt) {
+            return Err(Refusal::NotHeld { id: debt });
         }
         self.next_place(stamp, false)?;
-        if self.is_waiting() {
+        if !self.may_refuse() {
             return Err(Refusal::Waiting);
         }
-        self.draft(stamp, Operation::Decline { iou, reason })
+        self.draft(stamp, Operation::Decline { debt, reason })
     }
 
     /// Offers to close the line. It binds once the other side offers it, too, and nothing is owed or
@@ -298,27 +347,36 @@ impl Line {
         self.draft(stamp, Operation::Close { last })
     }
 
-    /// How each IOU that waits for my answer is to be answered, by my limit alone: nobody has to be
-    /// asked. Empty when nothing waits. Sign and apply the answers, in the order given here, after a
-    /// `Resume` that is due. After an incomplete restore, declines wait for the other side's answer.
+    /// How each debt that waits for my answer is to be answered, by my limit alone: nobody has to be
+    /// asked. `refused` are those that are declined for another reason. Empty when nothing waits. Sign
+    /// and apply the answers, in the order given here, after a `Resume` that is due. After a restore,
+    /// declines wait for the other side's answer.
     #[must_use]
-    pub fn answers_due(&self) -> Answers {
+    pub fn answers_due(&self, refused: &BTreeMap<DebtId, DeclineReason>) -> Answers {
         let mut waiting: Vec<_> = self.theirs.held.iter().collect();
         waiting.sort_unstable_by_key(|(id, held)| (held.at, **id));
         let mut answers = Answers::default();
         let mut room = self.room_to_accept();
-        let mut repays = self.mine.settled.saturating_sub(self.theirs.settled);
+        let mut locks = self.locks_to_accept();
+        let repaid = self.theirs.settled;
+        let repaid = repaid.saturating_add(self.theirs.sums_open().reserved);
+        let mut repays = self.mine.settled.saturating_sub(repaid);
         let frozen = self.is_frozen();
         let fork = self.theirs.open_fork(self.id, self.other, &self.mine);
-        let waits = self.is_waiting();
+        let waits = !self.may_refuse();
         for (id, held) in waiting {
             let amount = u128::from(held.amount.0);
+            let is_lock = matches!(id, DebtId::Lock(_));
             let reason = if frozen && fork.is_none_or(|fork| held.at > fork) {
                 Some(DeclineReason::Frozen)
+            } else if let Some(reason) = refused.get(id) {
+                Some(*reason)
             } else if self.mine.closing() && amount > repays {
                 Some(DeclineReason::Closing)
             } else if amount > room {
                 Some(DeclineReason::AboveLimit)
+            } else if is_lock && locks == 0 {
+                Some(DeclineReason::TooMany)
             } else {
                 None
             };
@@ -329,14 +387,15 @@ impl Line {
                     answers.accept.push(*id);
                     room = room.saturating_sub(amount);
                     repays = repays.saturating_sub(amount);
+                    locks = locks.saturating_sub(usize::from(is_lock));
                 }
             }
         }
         answers
     }
 
-    /// What I can pay now: settled + held + amount - what the other side settled <= its limit. What
-    /// it holds for me never counts.
+    /// What I can pay now: settled + held + reserved + amount - what the other side settled <= its
+    /// limit, and with what it freed <= limit + overhang. What it holds for me never counts.
     #[must_use]
     pub fn available(&self) -> Amount {
         if self.is_frozen() || self.is_waiting() {
@@ -348,21 +407,25 @@ impl Line {
         } else {
             u128::from(self.theirs.limit().0)
         };
-        let allowed = limit.saturating_add(self.theirs.settled);
-        let used = self.mine.settled.saturating_add(self.mine.sum_held());
-        // Saturation at 0 is the meaning: nothing is left.
-        clamped(allowed.saturating_sub(used))
+        let held = self.mine.sum_held();
+        clamped(room(limit, &self.theirs, &self.mine, held))
     }
 
-    /// How much of the other side's IOUs I can accept within my limit: what is settled counts, what
-    /// is held in either direction does not.
+    /// How much of the other side's debts I can accept within my limit: what is settled and what is
+    /// reserved counts, what is held in either direction does not.
     fn room_to_accept(&self) -> u128 {
-        let allowed = u128::from(self.mine.limit().0).saturating_add(self.mine.settled);
-        allowed.saturating_sub(self.theirs.settled)
+        let limit = u128::from(self.mine.limit().0);
+        room(limit, &self.mine, &self.theirs, 0)
+    }
+
+    /// How many more locks I can accept.
+    fn locks_to_accept(&self) -> usize {
+        let reserved = MAX_RESERVED.saturating_sub(self.theirs.sums_open().reservations);
+        reserved.min(MAX_CLAIMS.saturating_sub(self.theirs.open.len()))
     }
 
     /// Where the next entry of this device goes: its sequence, and the hash of the entry before it.
-    fn next_place(&self, stamp: Stamp, resumes: bool) -> Result<(u64, Hash), Refusal> {
+    pub(super) fn next_place(&self, stamp: Stamp, resumes: bool) -> Result<(u64, Hash), Refusal> {
         match self.mine.newest() {
             Some((rank, chain)) if rank.certificate == stamp.certificate => {
                 let tip = chain.longest().ok_or(Refusal::Exhausted)?;
@@ -403,7 +466,34 @@ impl Line {
     }
 }
 
+/// How much more `debtor` may come to owe under `limit` and the creditor's overhang, where `held` counts
+/// as owed.
+fn room(limit: u128, creditor: &Side, debtor: &Side, held: u128) -> u128 {
+    // No sum comes near 2^128 (see `receive`), and 0 is the meaning below 0: nothing is left.
+    let open = debtor.sums_open();
+    let used = debtor.settled.saturating_add(held);
+    let used = used.saturating_add(open.reserved);
+    let allowed = limit.saturating_add(creditor.settled);
+    let overhang = u128::from(creditor.overhang().0);
+    let with_freed = allowed.saturating_add(overhang);
+    let used_with_freed = used.saturating_add(open.freed);
+    let within = allowed.saturating_sub(used);
+    within.min(with_freed.saturating_sub(used_with_freed))
+}
+
+/// A list for one entry: ascending, each once, 1 to `most`.
+pub(super) fn listed<T: Ord + Copy>(items: &[T], most: usize) -> Result<Vec<T>, Refusal> {
+    let mut items = items.to_vec();
+    items.sort_unstable();
+    items.dedup();
+    if (1..=most).contains(&items.len()) {
+        Ok(items)
+    } else {
+        Err(Refusal::Count { count: items.len() })
+    }
+}
+
 /// An amount for showing and comparing with one payment, which is never above `u64::MAX`.
-fn clamped(value: u128) -> Amount {
+pub(super) fn clamped(value: u128) -> Amount {
     Amount(u64::try_from(value).unwrap_or(u64::MAX))
 }

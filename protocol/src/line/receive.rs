@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::entry::{Entry, Malformed, Operation, Seen};
-use super::record::{EntryRecord, IouRecord, Place, Share};
-use super::side::{Held, Side};
+use super::entry::{DebtId, Entry, Malformed, Operation, Seen, lock_id};
+use super::record::{DebtRecord, EntryRecord, LockTerms, Place, Share};
+use super::side::{Held, Open, Side};
 use super::{Line, MAX_BRANCHES, MAX_CHAINS, MAX_HELD};
-use crate::types::{AccountId, Hash, PaymentId};
+use crate::types::{AccountId, Hash};
 
 /// The highest sum of settled amounts per direction: far above 2^64 entries of an honest author, and
 /// low enough that sums and differences of four of them fit an `i128`.
@@ -16,10 +16,9 @@ const MAX_GROSS: u128 = 1 << 124;
 /// What to look up before [`Line::receive`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Needs {
-    /// Whose IOUs `ious` are.
-    pub debtor: AccountId,
-    /// Ids whose [`IouRecord`] is needed, if there is one. At most [`super::MAX_ACCEPT`].
-    pub ious: Vec<PaymentId>,
+    /// The debts, each with its debtor, whose [`DebtRecord`] is needed, if there is one. At most
+    /// [`super::MAX_NAMED`].
+    pub debts: Vec<(AccountId, DebtId)>,
     /// Whether [`Known::here`] and [`Known::previous`] are needed: only when the entry does not simply
     /// continue its chain.
     pub place: bool,
@@ -34,8 +33,8 @@ pub struct Known {
     /// The epoch of the certificate that the entry names. It is read when the first entry of a chain
     /// arrives, and orders the chains of one author.
     pub epoch: u64,
-    /// The stored records of the ids in [`Needs::ious`].
-    pub ious: BTreeMap<PaymentId, IouRecord>,
+    /// The stored records of [`Needs::debts`].
+    pub debts: BTreeMap<(AccountId, DebtId), DebtRecord>,
     /// The hashes of all entries applied at the same chain and sequence, this one included if it was.
     /// Entries that are kept but not applied do not belong here.
     pub here: Vec<Hash>,
@@ -62,9 +61,9 @@ pub enum EntryFault {
         /// The lowest sequence that is missing.
         missing: u64,
     },
-    /// Too many IOUs wait for an answer: keep it, apply the creditor's answers, and try again.
+    /// Too many debts wait for an answer: keep it, apply the creditor's answers, and try again.
     #[error(
-        "{held} IOUs of this author wait for an answer, which is the most: it is kept until some are answered"
+        "{held} debts of this author wait for an answer, which is the most: it is kept until some are answered"
     )]
     Full {
         /// How many wait.
@@ -121,10 +120,8 @@ pub struct Equivocation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct Received {
-    /// Whose IOUs `records` are.
-    pub debtor: AccountId,
-    /// The new record of each IOU that this entry touched.
-    pub records: BTreeMap<PaymentId, IouRecord>,
+    /// The new record of each debt that this entry touched, by debtor and id.
+    pub records: BTreeMap<(AccountId, DebtId), DebtRecord>,
     /// To store under the hash of the entry.
     pub entry: EntryRecord,
     /// Set when this entry contradicts an earlier one. Both count; new debt stops.
@@ -150,12 +147,33 @@ impl Line {
     pub fn needs(&self, entry: &Entry) -> Needs {
         let mine = entry.author == self.me;
         let other = if mine { self.other } else { self.me };
-        let (debtor, ious) = match &entry.operation {
-            Operation::Iou { id, .. } => (entry.author, vec![*id]),
-            Operation::Accept { ious } => (other, ious.clone()),
-            Operation::Decline { iou, .. } => (other, vec![*iou]),
+        let of = |debtor, debts: Vec<DebtId>| debts.into_iter().map(|id| (debtor, id)).collect();
+        let debts = match &entry.operation {
+            Operation::Iou { id, .. } => of(entry.author, vec![DebtId::Iou(*id)]),
+            Operation::Lock {
+                id,
+                amount,
+                condition,
+                ..
+            } => {
+                let id = lock_id(entry.chain(), *id, *amount, condition);
+                of(entry.author, vec![DebtId::Lock(id)])
+            }
+            Operation::Accept { debts } => of(other, debts.clone()),
+            Operation::Decline { debt, .. } => of(other, vec![*debt]),
+            Operation::Free { locks } | Operation::Waive { locks } => {
+                of(other, locks.iter().copied().map(DebtId::Lock).collect())
+            }
+            Operation::Settle { locks } => {
+                let debtor = |mine| if mine { entry.author } else { other };
+                let locks = locks.iter().map(|opened| {
+                    let debtor = debtor(opened.mine);
+                    (debtor, DebtId::Lock(opened.lock(self.id, debtor)))
+                });
+                locks.collect()
+            }
             Operation::Limit { .. } | Operation::Close { .. } | Operation::Resume { .. } => {
-                (other, Vec::new())
+                Vec::new()
             }
         };
         let side = if mine { &self.mine } else { &self.theirs };
@@ -169,8 +187,7 @@ impl Line {
             _ => Vec::new(),
         };
         Needs {
-            debtor,
-            ious,
+            debts,
             place: !continues,
             adopted,
         }
@@ -224,46 +241,60 @@ impl Line {
             .seen
             .filter(|seen| !opposite.has_reached(self.id, pair.1, seen));
 
+        let old = |key: &(AccountId, DebtId)| known.debts.get(key).cloned().unwrap_or_default();
         let mut records = BTreeMap::new();
-        let old = |id: &PaymentId| known.ious.get(id).cloned().unwrap_or_default();
-        let debtor = match &entry.operation {
-            Operation::Iou { id, amount, .. } => {
-                let mut iou = old(id);
-                iou.signed(*amount, (record.place.rank, entry.sequence));
-                replace(author, opposite, *id, &old(id), &iou)?;
-                if author.held.len() > MAX_HELD {
-                    return Err(EntryFault::Full { held: MAX_HELD });
+        for (number, key) in self.needs(entry).debts.into_iter().enumerate() {
+            let mut debt = old(&key);
+            match &entry.operation {
+                Operation::Accept { .. } if !author.has_answered(&debt, record.place) => {
+                    insert(&mut debt.accepted, record.place);
                 }
-                records.insert(*id, iou);
-                entry.author
-            }
-            Operation::Accept { ious } => {
-                for id in ious {
-                    let mut iou = old(id);
-                    if !author.has_answered(&iou, record.place) {
-                        insert(&mut iou.accepted, record.place);
-                        replace(opposite, author, *id, &old(id), &iou)?;
-                        records.insert(*id, iou);
-                    }
+                Operation::Decline { .. } if !author.has_answered(&debt, record.place) => {
+                    insert(&mut debt.declined, record.place);
                 }
-                pair.1
-            }
-            Operation::Decline { iou: id, .. } => {
-                let mut iou = old(id);
-                if !author.has_answered(&iou, record.place) {
-                    insert(&mut iou.declined, record.place);
-                    replace(opposite, author, *id, &old(id), &iou)?;
-                    records.insert(*id, iou);
+                // Answered before: void.
+                Operation::Accept { .. } | Operation::Decline { .. } => continue,
+                Operation::Iou { amount, .. } => {
+                    debt.signed(*amount, None, (record.place.rank, entry.sequence));
                 }
-                pair.1
+                Operation::Lock {
+                    id,
+                    amount,
+                    condition,
+                    until,
+                    ..
+                } => {
+                    let terms = LockTerms {
+                        certificate: entry.certificate,
+                        id: *id,
+                        condition: *condition,
+                        until: *until,
+                    };
+                    debt.signed(*amount, Some(terms), (record.place.rank, entry.sequence));
+                }
+                Operation::Settle { locks } => {
+                    // In the order of `needs`.
+                    debt.opening = locks.get(number).map(|opened| opened.opening);
+                }
+                Operation::Free { .. } => debt.freed = true,
+                Operation::Waive { .. } => debt.waived = true,
+                Operation::Limit { .. } | Operation::Close { .. } | Operation::Resume { .. } => {}
             }
-            Operation::Limit { .. } | Operation::Close { .. } | Operation::Resume { .. } => pair.1,
-        };
+            let (debtor, creditor) = if key.0 == pair.0 {
+                (&mut *author, &mut *opposite)
+            } else {
+                (&mut *opposite, &mut *author)
+            };
+            replace(debtor, creditor, key.1, &old(&key), &debt)?;
+            records.insert(key, debt);
+        }
+        if author.held.len() > MAX_HELD {
+            return Err(EntryFault::Full { held: MAX_HELD });
+        }
         if let Some(seen) = entry.seen.filter(|_| !mine) {
             next.answered_by(&seen);
         }
         Ok(Received {
-            debtor,
             records,
             entry: record,
             equivocation,
@@ -284,13 +315,13 @@ fn insert(places: &mut Vec<Place>, place: Place) {
     places.insert(at, place);
 }
 
-/// Moves one IOU from its old share of the sums to its new one. Settled sums only grow.
+/// Moves one debt from its old share of the sums to its new one. Settled sums only grow.
 fn replace(
     debtor: &mut Side,
     creditor: &mut Side,
-    id: PaymentId,
-    before: &IouRecord,
-    after: &IouRecord,
+    id: DebtId,
+    before: &DebtRecord,
+    after: &DebtRecord,
 ) -> Result<(), EntryFault> {
     let (old, new): (Share, Share) = (before.share(), after.share());
     debtor.settled = moved(debtor.settled, old.settled, new.settled)?;
@@ -299,6 +330,12 @@ fn replace(
         Some((amount, at)) => debtor.held.insert(id, Held { amount, at }),
         None => debtor.held.remove(&id),
     };
+    if let DebtId::Lock(lock) = id {
+        match new.open {
+            Some((amount, freed)) => debtor.open.insert(lock, Open { amount, freed }),
+            None => debtor.open.remove(&lock),
+        };
+    }
     Ok(())
 }
 

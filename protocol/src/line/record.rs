@@ -1,12 +1,13 @@
 //! What the node keeps beside the state of a line, and hands back when it is asked for: a small
-//! record per IOU id and one per entry. They make the state itself independent of the history.
+//! record per debt and one per entry. They make the state itself independent of the history.
 
 use serde::{Deserialize, Serialize};
 
 use super::chain::{Branch, Rank};
 use super::{MAX_BRANCHES, MAX_CHAINS};
 use crate::codec::Wire;
-use crate::types::{Amount, Hash};
+use crate::condition::{Condition, Opening};
+use crate::types::{Amount, Hash, Time};
 
 /// Where in its author's chains an entry stands. All entries of an honest device are on branch 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -57,6 +58,8 @@ pub(super) struct Terms {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Limit {
     pub(super) amount: Amount,
+    /// How much freed claims may come to beyond it.
+    pub(super) overhang: Amount,
     /// The chain of the other side that it had seen last when it signed.
     pub(super) seen: Option<Hash>,
 }
@@ -86,104 +89,178 @@ impl Wire for EntryRecord {
     const MAX: usize = 256;
 }
 
-/// How far an IOU has come.
+/// How far a debt has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum IouStatus {
-    /// Its creditor answered, but the IOU itself has not arrived here.
+pub enum DebtStatus {
+    /// Something was said about it, but the debt itself has not arrived here.
     Awaited,
     /// Signed and not answered.
     Held,
-    /// Accepted: it is owed.
+    /// A lock that was accepted and is not opened.
+    Open,
+    /// It is owed: an IOU that was accepted, or a lock that was accepted and opened.
     Settled,
     /// Declined: it is void.
     Declined,
+    /// A lock whose creditor gave it up: it is void.
+    Waived,
 }
 
-/// What is known of one IOU id of one author on one line. The node stores it under (line, author,
-/// id) and replaces it by what [`super::Received::records`] says.
+/// What a lock says beside its amount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockTerms {
+    /// Hash of the certificate of the device that signed it.
+    pub certificate: Hash,
+    /// What its author calls it.
+    pub id: Hash,
+    /// What must be opened.
+    pub condition: Condition,
+    /// Until when its author asked for room: the latest time said under this id.
+    pub until: Time,
+}
+
+/// What is known of one debt of one author on one line. The node stores it under (line, author, id)
+/// and replaces it by what [`super::Received::records`] says.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct IouRecord {
-    /// The largest amount signed under this id; `None` before any IOU arrived.
+pub struct DebtRecord {
+    /// The amount; of an IOU the largest signed under this id. `None` before the debt arrived.
     pub(super) amount: Option<Amount>,
-    /// The lowest place of an IOU with this id: chain and sequence.
+    /// Of a lock that arrived.
+    pub(super) lock: Option<LockTerms>,
+    /// The lowest place of a debt with this id: chain and sequence.
     pub(super) first: Option<(Rank, u64)>,
     /// Where it was accepted first, per branch of each of the creditor's chains.
     pub(super) accepted: Vec<Place>,
     /// Where it was declined first, per branch of each of the creditor's chains.
     pub(super) declined: Vec<Place>,
+    /// What opens the lock, once somebody said it on this line.
+    pub(super) opening: Option<Opening>,
+    /// The creditor no longer holds room for the lock.
+    pub(super) freed: bool,
+    /// The creditor gave the lock up.
+    pub(super) waived: bool,
 }
 
-impl Wire for IouRecord {
-    const NAME: &'static str = "an IOU record";
+impl Wire for DebtRecord {
+    const NAME: &'static str = "a debt record";
     // A place has at most 54 bytes.
-    const MAX: usize = 128 + 54 * MAX_BRANCHES * MAX_CHAINS;
+    const MAX: usize = 256 + 54 * MAX_BRANCHES * MAX_CHAINS;
 }
 
-/// What one IOU adds to each sum of its line.
+/// What one debt adds to each sum of its line.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Share {
-    /// Held on the debtor's side.
+    /// Held on the debtor's side: waits for an answer.
     pub(super) held: Option<Amount>,
+    /// A claim open on the debtor's side, and whether it was freed.
+    pub(super) open: Option<(Amount, bool)>,
     /// Settled on the debtor's side.
     pub(super) settled: u128,
-    /// Given back on the creditor's side, because it was both accepted and declined.
+    /// Given back on the creditor's side, because the creditor made it void as well.
     pub(super) returned: u128,
 }
 
-impl IouRecord {
-    /// The amount, `None` while [`IouStatus::Awaited`].
+impl DebtRecord {
+    /// The amount, `None` while [`DebtStatus::Awaited`].
     #[must_use]
-    pub fn amount(&self) -> Option<Amount> {
+    pub const fn amount(&self) -> Option<Amount> {
         self.amount
     }
 
-    /// How far it has come. The answers of the creditor's earliest chain with an answer count; among
-    /// them, a valid decline beats an acceptance on another branch.
+    /// Of a lock that arrived.
     #[must_use]
-    pub fn status(&self) -> IouStatus {
-        let first = |answers: &[Place]| answers.iter().map(|at| at.rank).min();
-        match (self.amount, first(&self.accepted), first(&self.declined)) {
-            (None, _, _) => IouStatus::Awaited,
-            (Some(_), None, None) => IouStatus::Held,
-            (Some(_), Some(_), None) => IouStatus::Settled,
-            (Some(_), None, Some(_)) => IouStatus::Declined,
-            (Some(_), Some(accepted), Some(declined)) => {
-                if accepted < declined {
-                    IouStatus::Settled
-                } else {
-                    IouStatus::Declined
-                }
-            }
+    pub const fn lock(&self) -> Option<&LockTerms> {
+        self.lock.as_ref()
+    }
+
+    /// What opens the lock, once it was said on this line.
+    #[must_use]
+    pub const fn opening(&self) -> Option<Opening> {
+        self.opening
+    }
+
+    /// Whether the creditor no longer holds room for the lock.
+    #[must_use]
+    pub const fn is_freed(&self) -> bool {
+        self.freed
+    }
+
+    /// Whether the creditor's word that it has this debt is known and counts: it may have acted on it.
+    #[must_use]
+    pub fn is_accepted(&self) -> bool {
+        !self.accepted.is_empty() && !self.is_declined()
+    }
+
+    /// A decline that does not come after an acceptance in its own chain is final: whoever read it may
+    /// act on it, whatever else turns up of the creditor's devices.
+    const fn is_declined(&self) -> bool {
+        !self.declined.is_empty()
+    }
+
+    /// Whether nothing more has to be opened.
+    const fn is_opened(&self) -> bool {
+        self.lock.is_none() || self.opening.is_some()
+    }
+
+    /// How far it has come. What makes it void beats what settles it, in any order.
+    #[must_use]
+    pub fn status(&self) -> DebtStatus {
+        if self.amount.is_none() {
+            DebtStatus::Awaited
+        } else if self.is_declined() {
+            DebtStatus::Declined
+        } else if self.waived {
+            DebtStatus::Waived
+        } else if self.accepted.is_empty() {
+            DebtStatus::Held
+        } else if self.is_opened() {
+            DebtStatus::Settled
+        } else {
+            DebtStatus::Open
         }
     }
 
     pub(super) fn share(&self) -> Share {
         let full = u128::from(self.amount.unwrap_or_default().0);
+        let none = Share::default();
         match self.status() {
-            IouStatus::Awaited => Share::default(),
-            IouStatus::Held => Share {
+            DebtStatus::Awaited => none,
+            DebtStatus::Held => Share {
                 held: self.amount,
-                ..Share::default()
+                ..none
             },
-            IouStatus::Settled => Share {
+            DebtStatus::Open => Share {
+                open: self.amount.map(|amount| (amount, self.freed)),
+                ..none
+            },
+            DebtStatus::Settled => Share {
                 settled: full,
-                ..Share::default()
+                ..none
             },
-            IouStatus::Declined if self.accepted.is_empty() => Share::default(),
-            // Accepted after it was declined, by a device that had forgotten it, or on another branch:
-            // settled sums only grow, so it is given back instead of taken away.
-            IouStatus::Declined => Share {
-                settled: full,
-                returned: full,
-                ..Share::default()
-            },
+            // Settled by all that was said but the last word: settled sums only grow, so it is given
+            // back instead of taken away.
+            DebtStatus::Declined | DebtStatus::Waived
+                if !self.accepted.is_empty() && self.is_opened() =>
+            {
+                Share {
+                    settled: full,
+                    returned: full,
+                    ..none
+                }
+            }
+            DebtStatus::Declined | DebtStatus::Waived => none,
         }
     }
 
-    /// Takes one more IOU under this id. The id counts once: of several amounts the largest counts, in
-    /// whatever order they arrive, as their debtor signed them all.
-    pub(super) fn signed(&mut self, amount: Amount, at: (Rank, u64)) {
+    /// Takes one more debt under this id. The id counts once: of several amounts the largest counts, in
+    /// whatever order they arrive, as their debtor signed them all. (The id of a lock names its amount.)
+    pub(super) fn signed(&mut self, amount: Amount, lock: Option<LockTerms>, at: (Rank, u64)) {
         self.amount = self.amount.max(Some(amount));
         self.first = Some(self.first.map_or(at, |first| first.min(at)));
+        let until = self.lock.map(|known| known.until);
+        self.lock = lock.map(|lock| LockTerms {
+            until: until.map_or(lock.until, |until| until.max(lock.until)),
+            ..lock
+        });
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Restore {
     pub(super) certificate: Hash,
     /// New debt waits until the other side has answered that `Resume`.
     pub(super) waiting: bool,
+    /// All that the other side knows of earlier devices is known here: what they accepted, too.
+    pub(super) heard: bool,
 }
 
 /// Entries of one chain: on all its branches, from one sequence to another, both included.
@@ -44,7 +46,15 @@ impl Line {
         self.restore = Some(Restore {
             certificate,
             waiting: incomplete,
+            heard: false,
         });
+    }
+
+    /// Whether I may decline or waive: after a restore not before the other side has told what it knows of
+    /// my earlier devices. What they accepted and I forgot would be lost, since a decline is final.
+    #[must_use]
+    pub fn may_refuse(&self) -> bool {
+        self.restore.is_none_or(|restore| restore.heard)
     }
 
     /// Whether this account is known to have been restored: see [`Self::mark_restored`].
@@ -64,8 +74,8 @@ impl Line {
 
     /// Takes the other side's view of my chains (its [`Self::holds`] of me), an answer to my `Resume`
     /// that is no entry. The wait of an incomplete restore ends when it has seen the `Resume` and
-    /// everything it names is known here. An entry of the other side that has seen the `Resume` ends
-    /// it, too.
+    /// everything it names is known here, and I may refuse again. An entry of the other side that has
+    /// seen the `Resume` ends the wait, too.
     pub fn answered(&mut self, view: &[Adopted]) {
         let known = |one: &Adopted| {
             let rank = self.mine.rank_of(one.certificate);
@@ -79,6 +89,7 @@ impl Line {
             && view.iter().all(known)
         {
             restore.waiting = false;
+            restore.heard = true;
             self.restore = Some(restore);
         }
     }

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::chain::{Chain, Rank};
-use super::entry::{Entry, Operation, Seen, chain_id};
+use super::entry::{DebtId, Entry, Operation, Seen, chain_id};
 use super::receive::{EntryFault, Known};
-use super::record::{EntryRecord, IouRecord, Offer, Place};
+use super::record::{DebtRecord, EntryRecord, Limit, Offer, Place};
 use super::{MAX_BRANCHES, MAX_CHAINS};
-use crate::types::{AccountId, Amount, Hash, LineId, PaymentId};
+use crate::types::{AccountId, Amount, Hash, LineId, LockId};
 
 /// One end of a line.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -19,13 +19,33 @@ pub(super) struct Side {
     pub(super) chains: BTreeMap<Rank, Chain>,
     /// What the newest chain's `Resume` entries name, per certificate of an earlier device.
     pub(super) adopted: BTreeMap<Hash, BTreeSet<Named>>,
-    /// Gross: all that this side's accepted IOUs came to.
+    /// Gross: all that this side's accepted IOUs and opened locks came to.
     pub(super) settled: u128,
-    /// Its IOUs that wait for an answer.
-    pub(super) held: BTreeMap<PaymentId, Held>,
+    /// Its debts that wait for an answer.
+    pub(super) held: BTreeMap<DebtId, Held>,
+    /// Its locks that were accepted and whose claims are open.
+    pub(super) open: BTreeMap<LockId, Open>,
 }
 
-/// An IOU that waits for an answer, and the lowest place where it was signed.
+/// A lock that was accepted and is not opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Open {
+    pub(super) amount: Amount,
+    /// The creditor no longer holds room for it.
+    pub(super) freed: bool,
+}
+
+/// What the open claims of a side come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct OpenSums {
+    /// Of those that its creditor holds room for, and how many they are.
+    pub(super) reserved: u128,
+    pub(super) reservations: usize,
+    /// Of those that it freed.
+    pub(super) freed: u128,
+}
+
+/// A debt that waits for an answer, and the lowest place where it was signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Held {
     pub(super) amount: Amount,
@@ -63,10 +83,19 @@ impl Side {
     /// How much this side lets the other owe: what its newest chain says; where that says nothing yet,
     /// what was in force before. Of contradicting limits the lowest.
     pub(super) fn limit(&self) -> Amount {
+        self.in_force(|limit| limit.amount)
+    }
+
+    /// How much freed claims may come to beyond the limit, by the same rule.
+    pub(super) fn overhang(&self) -> Amount {
+        self.in_force(|limit| limit.overhang)
+    }
+
+    fn in_force(&self, part: impl Fn(Limit) -> Amount) -> Amount {
         self.chains.values().fold(Amount::ZERO, |before, chain| {
             let limits = chain.branches.iter().map(|branch| branch.terms.limit);
-            let limits = limits.map(|limit| limit.map_or(before, |limit| limit.amount));
-            limits.min().unwrap_or(before)
+            let parts = limits.map(|limit| limit.map_or(before, &part));
+            parts.min().unwrap_or(before)
         })
     }
 
@@ -213,13 +242,13 @@ impl Side {
         })
     }
 
-    /// Whether this side, as creditor, has answered the IOU on the way to `place`: the first answer
+    /// Whether this side, as creditor, has answered the debt on the way to `place`: the first answer
     /// on a branch counts, later ones are void.
-    pub(super) fn has_answered(&self, iou: &IouRecord, place: Place) -> bool {
+    pub(super) fn has_answered(&self, debt: &DebtRecord, place: Place) -> bool {
         let chain = self.chains.get(&place.rank);
         let branches = chain.map(|chain| chain.branches.as_slice());
         let branches = branches.unwrap_or_default();
-        let answers = iou.accepted.iter().chain(&iou.declined);
+        let answers = debt.accepted.iter().chain(&debt.declined);
         answers
             .filter(|at| at.rank == place.rank)
             .any(|at| at.is_before(place, branches))
@@ -237,6 +266,27 @@ impl Side {
         self.held.values().fold(0, |sum: u128, held| {
             sum.saturating_add(u128::from(held.amount.0))
         })
+    }
+
+    pub(super) fn sums_open(&self) -> OpenSums {
+        let mut sums = OpenSums::default();
+        for open in self.open.values() {
+            // Each was accepted within a limit, or signed by oneself: far from 2^128.
+            let amount = u128::from(open.amount.0);
+            if open.freed {
+                sums.freed = sums.freed.saturating_add(amount);
+            } else {
+                sums.reserved = sums.reserved.saturating_add(amount);
+                sums.reservations = sums.reservations.saturating_add(1);
+            }
+        }
+        sums
+    }
+
+    /// How many of this side's locks wait for an answer.
+    pub(super) fn held_locks(&self) -> usize {
+        let ids = self.held.keys();
+        ids.filter(|id| matches!(id, DebtId::Lock(_))).count()
     }
 }
 

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::codec::{decode, encode};
 use crate::crypto::{self, Signable, Signed, SigningKey};
-use crate::types::Time;
+use crate::types::{PaymentId, Time};
 
 mod admission;
 mod contradiction;
+mod locks;
 mod restore;
 mod story;
 
@@ -22,6 +23,11 @@ fn unit() -> Unit {
 
 fn pay(n: u8) -> PaymentId {
     PaymentId([n; 32])
+}
+
+/// The IOU with this number.
+fn debt(n: u8) -> DebtId {
+    DebtId::Iou(pay(n))
 }
 
 fn key(who: AccountId) -> SigningKey {
@@ -59,7 +65,7 @@ fn device(who: AccountId, epoch: u8) -> Stamp {
 struct End {
     line: Line,
     entries: BTreeMap<Hash, (Entry, EntryRecord)>,
-    ious: BTreeMap<(AccountId, PaymentId), IouRecord>,
+    debts: BTreeMap<(AccountId, DebtId), DebtRecord>,
 }
 
 impl End {
@@ -68,13 +74,13 @@ impl End {
         Self {
             line,
             entries: BTreeMap::new(),
-            ious: BTreeMap::new(),
+            debts: BTreeMap::new(),
         }
     }
 
     fn known(&self, entry: &Entry) -> Known {
         let needs = self.line.needs(entry);
-        let record = |id: &PaymentId| Some((*id, self.ious.get(&(needs.debtor, *id))?.clone()));
+        let record = |key: &(AccountId, DebtId)| Some((*key, self.debts.get(key)?.clone()));
         let at_this_place = |(_, (stored, _)): &(&Hash, &(Entry, EntryRecord))| {
             needs.place && (stored.chain(), stored.sequence) == (entry.chain(), entry.sequence)
         };
@@ -83,7 +89,7 @@ impl End {
         Known {
             epoch: epoch_of(entry.certificate),
             adopted: needs.adopted.iter().filter(applied).copied().collect(),
-            ious: needs.ious.iter().filter_map(record).collect(),
+            debts: needs.debts.iter().filter_map(record).collect(),
             here: here.map(|(hash, _)| *hash).collect(),
             previous: self.entries.get(&entry.previous).map(|(_, record)| *record),
         }
@@ -94,9 +100,7 @@ impl End {
         let hash = hash_of(entry);
         let received = self.line.receive(entry, hash, &self.known(entry))?;
         self.entries.insert(hash, (entry.clone(), received.entry));
-        for (id, record) in &received.records {
-            self.ious.insert((received.debtor, *id), record.clone());
-        }
+        self.debts.extend(received.records.clone());
         self.line.apply(received.clone());
         Ok(received)
     }
@@ -105,17 +109,17 @@ impl End {
         self.seeing(entry).map(|_| ())
     }
 
-    fn record(&self, debtor: AccountId, id: PaymentId) -> Option<&IouRecord> {
-        self.ious.get(&(debtor, id))
+    fn record(&self, debtor: AccountId, id: DebtId) -> Option<&DebtRecord> {
+        self.debts.get(&(debtor, id))
     }
 
-    fn status(&self, debtor: AccountId, id: PaymentId) -> Option<IouStatus> {
-        self.record(debtor, id).map(IouRecord::status)
+    fn status(&self, debtor: AccountId, id: DebtId) -> Option<DebtStatus> {
+        self.record(debtor, id).map(DebtRecord::status)
     }
 
     fn iou(&self, id: u8, amount: u64) -> Result<Entry, Refusal> {
         let me = self.line.me();
-        let known = self.record(me, pay(id));
+        let known = self.record(me, debt(id));
         self.line
             .propose_iou(stamp(me), pay(id), Amount(amount), "", known)
     }
@@ -143,7 +147,7 @@ impl Pair {
             &pair
                 .bob
                 .line
-                .propose_limit(stamp(BOB), Amount(limit))
+                .propose_limit(stamp(BOB), Amount(limit), Amount(0))
                 .unwrap(),
         );
         pair
@@ -159,9 +163,9 @@ impl Pair {
 
     /// Bob signs all answers that are due.
     fn bob_answers(&mut self) -> Answers {
-        let answers = self.bob.line.answers_due();
-        for ious in answers.accept.chunks(MAX_ACCEPT) {
-            self.both(&self.bob.line.propose_accept(stamp(BOB), ious).unwrap());
+        let answers = self.bob.line.answers_due(&BTreeMap::new());
+        for debts in answers.accept.chunks(MAX_NAMED) {
+            self.both(&self.bob.line.propose_accept(stamp(BOB), debts).unwrap());
         }
         for (iou, reason) in &answers.decline {
             self.both(
@@ -172,13 +176,16 @@ impl Pair {
                     .unwrap(),
             );
         }
-        assert_eq!(self.bob.line.answers_due(), Answers::default());
+        assert_eq!(
+            self.bob.line.answers_due(&BTreeMap::new()),
+            Answers::default()
+        );
         answers
     }
 
     fn alice_owes(&mut self, id: u8, amount: u64) {
         self.both(&self.alice.iou(id, amount).unwrap());
-        assert_eq!(self.bob_answers().accept, [pay(id)]);
+        assert_eq!(self.bob_answers().accept, [debt(id)]);
     }
 
     fn bob_owes(&mut self, id: u8, amount: u64) {
@@ -186,7 +193,7 @@ impl Pair {
         let accept = self
             .alice
             .line
-            .propose_accept(stamp(ALICE), &[pay(id)])
+            .propose_accept(stamp(ALICE), &[debt(id)])
             .unwrap();
         self.both(&accept);
     }

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use pumasi_protocol::codec::{decode, encode};
 use pumasi_protocol::crypto::Signed;
 use pumasi_protocol::line::{
-    Entry, EntryFault, EntryRecord, IouRecord, Known, Line, Operation, Span,
+    DebtId, DebtRecord, Entry, EntryFault, EntryRecord, Known, Line, Operation, Span,
 };
-use pumasi_protocol::types::{AccountId, Hash, PaymentId, Unit};
+use pumasi_protocol::types::{AccountId, Hash, Unit};
 
 use super::model::{Model, epoch_of};
 
@@ -17,7 +17,7 @@ pub(crate) struct Book {
     pub(crate) line: Line,
     pub(crate) entries: BTreeMap<Hash, Entry>,
     pub(crate) records: BTreeMap<Hash, EntryRecord>,
-    pub(crate) ious: BTreeMap<(AccountId, PaymentId), IouRecord>,
+    pub(crate) debts: BTreeMap<(AccountId, DebtId), DebtRecord>,
     pub(crate) waiting: Vec<Signed<Entry>>,
 }
 
@@ -28,7 +28,7 @@ impl Book {
             line: Line::new(me, other, unit).unwrap(),
             entries: BTreeMap::new(),
             records: BTreeMap::new(),
-            ious: BTreeMap::new(),
+            debts: BTreeMap::new(),
             waiting: Vec::new(),
         }
     }
@@ -42,9 +42,9 @@ impl Book {
         };
         let applied = |hash: &Hash| self.entries.contains_key(hash);
         known.adopted = needs.adopted.into_iter().filter(applied).collect();
-        for id in needs.ious {
-            if let Some(record) = self.ious.get(&(needs.debtor, id)) {
-                known.ious.insert(id, record.clone());
+        for key in needs.debts {
+            if let Some(record) = self.debts.get(&key) {
+                known.debts.insert(key, record.clone());
             }
         }
         if needs.place {
@@ -63,9 +63,7 @@ impl Book {
         }
         self.entries.insert(hash, entry);
         self.records.insert(hash, received.entry);
-        for (id, record) in &received.records {
-            self.ious.insert((received.debtor, *id), record.clone());
-        }
+        self.debts.extend(received.records.clone());
         self.line.apply(received);
         self.check();
         Ok(())
@@ -134,8 +132,13 @@ impl Book {
                 self.line.held(debtor).collect::<BTreeMap<_, _>>(),
                 debts.held
             );
+            let open = self.line.open(debtor);
+            let open: BTreeMap<_, _> = open
+                .map(|(id, amount, freed)| (id, (amount, freed)))
+                .collect();
+            assert_eq!(open, debts.open);
             for (id, status) in debts.status {
-                assert_eq!(self.ious[&(debtor, id)].status(), status);
+                assert_eq!(self.debts[&(debtor, id)].status(), status);
             }
             let heads: BTreeSet<_> = self
                 .line

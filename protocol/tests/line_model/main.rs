@@ -8,7 +8,7 @@
 
 use proptest::prelude::*;
 use pumasi_protocol::crypto::Signed;
-use pumasi_protocol::line::{EquivocationProof, Refusal};
+use pumasi_protocol::line::{DebtId, EquivocationProof, Refusal};
 use pumasi_protocol::types::{AccountId, Amount};
 
 mod book;
@@ -29,6 +29,11 @@ enum Kind {
     Rogue,
     RogueAnswer,
     Fork,
+    Lock,
+    RogueLock,
+    Settle,
+    Free,
+    Waive,
     Decline,
     Close,
     Answer,
@@ -77,7 +82,11 @@ fn action(kinds: &'static [(u32, Kind)]) -> impl Strategy<Value = Action> {
 
 const HONEST: &[(u32, Kind)] = &[
     (2, Kind::Limit),
-    (8, Kind::Pay),
+    (5, Kind::Pay),
+    (6, Kind::Lock),
+    (3, Kind::Settle),
+    (2, Kind::Free),
+    (1, Kind::Waive),
     (1, Kind::Decline),
     (1, Kind::Close),
     (5, Kind::Answer),
@@ -86,9 +95,14 @@ const HONEST: &[(u32, Kind)] = &[
 ];
 const CARELESS: &[(u32, Kind)] = &[
     (2, Kind::Limit),
-    (6, Kind::Pay),
+    (4, Kind::Pay),
+    (6, Kind::Lock),
+    (3, Kind::Settle),
+    (2, Kind::Free),
+    (1, Kind::Waive),
     (4, Kind::Rogue),
     (4, Kind::RogueAnswer),
+    (3, Kind::RogueLock),
     (1, Kind::Decline),
     (1, Kind::Close),
     (5, Kind::Answer),
@@ -97,9 +111,14 @@ const CARELESS: &[(u32, Kind)] = &[
 ];
 const CONTRADICTING: &[(u32, Kind)] = &[
     (2, Kind::Limit),
-    (6, Kind::Pay),
+    (4, Kind::Pay),
+    (6, Kind::Lock),
+    (3, Kind::Settle),
+    (2, Kind::Free),
+    (1, Kind::Waive),
     (2, Kind::Rogue),
     (2, Kind::RogueAnswer),
+    (2, Kind::RogueLock),
     (2, Kind::Fork),
     (1, Kind::Decline),
     (4, Kind::Answer),
@@ -109,7 +128,11 @@ const CONTRADICTING: &[(u32, Kind)] = &[
 
 const RESTORED: &[(u32, Kind)] = &[
     (2, Kind::Limit),
-    (8, Kind::Pay),
+    (5, Kind::Pay),
+    (6, Kind::Lock),
+    (3, Kind::Settle),
+    (2, Kind::Free),
+    (1, Kind::Waive),
     (1, Kind::Decline),
     (1, Kind::Close),
     (5, Kind::Answer),
@@ -127,7 +150,7 @@ fn run(actions: &[Action], order: &[u16]) -> World {
             let stamp = world.stamp(end);
             let entry = world
                 .line(end, unit)
-                .propose_limit(stamp, Amount(150))
+                .propose_limit(stamp, Amount(150), Amount(75))
                 .unwrap();
             world.sign(end, unit, &entry);
         }
@@ -197,15 +220,16 @@ proptest! {
             }
             // Debt that was under way when the line froze can still be accepted.
             let stamp = world.stamp(0);
-            let mut entry = world.line(0, unit).propose_limit(stamp, Amount(0)).unwrap();
+            let mut entry = world.line(0, unit).propose_limit(stamp, Amount(0), Amount(0)).unwrap();
             entry.operation = rogue(pay_id(98), Amount(1));
             world.sign(0, unit, &entry);
             for signed in std::mem::take(&mut world.network[1]) {
                 world.deliver(1, &signed);
             }
             let view = world.line(1, unit).view();
-            if view.balance < i128::from(view.limit_given.0) {
-                world.accept(1, unit, &[pay_id(98)]);
+            let used = view.balance + (view.reserved_in + view.freed_in) as i128;
+            if used < i128::from(view.limit_given.0) {
+                world.accept(1, unit, &[DebtId::Iou(pay_id(98))]);
                 prop_assert_eq!(world.line(1, unit).balance(), view.balance + 1);
             }
             world.settle();

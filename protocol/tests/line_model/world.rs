@@ -1,16 +1,18 @@
 //! Two ends, and a bad network between them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use pumasi_protocol::codec::Bytes;
+use pumasi_protocol::condition::Opening;
 use pumasi_protocol::crypto::{Signed, SigningKey};
 use pumasi_protocol::line::{
-    Answers, DeclineReason, Entry, EntryFault, Line, MAX_ACCEPT, MAX_BRANCHES, Operation, Refusal,
-    Stamp,
+    Answers, DebtId, DeclineReason, Entry, EntryFault, Line, MAX_BRANCHES, MAX_NAMED, NewLock,
+    Opened, Operation, Refusal, Stamp, View,
 };
-use pumasi_protocol::types::{AccountId, Amount, Hash, PaymentId, Time};
+use pumasi_protocol::types::{AccountId, Amount, Hash, LockId, PaymentId, Time};
 
 use super::book::Book;
-use super::model::{Model, epoch_of, rank};
+use super::model::{Model, debt_of, epoch_of, rank};
 use super::{Action, ENDS, Kind, UNITS};
 
 /// Two ends, two units, and everything that is on its way. `books[end][unit]`.
@@ -24,7 +26,7 @@ pub(crate) struct World {
     /// Somebody may be restored in this history; somebody was.
     pub(crate) restores: bool,
     restored: bool,
-    /// The highest limit that each end ever gave, per unit.
+    /// The highest limit, with its overhang, that each end ever gave, per unit.
     top: [[u64; 2]; 2],
     /// An end signed something that an honest program refuses, or lowered a limit.
     pub(crate) excuse: bool,
@@ -36,6 +38,21 @@ pub(crate) fn key(account: AccountId) -> SigningKey {
 
 pub(crate) fn pay_id(n: u8) -> PaymentId {
     PaymentId([n; 32])
+}
+
+/// The opening of the locks with this number, the same from either end: twins.
+fn opening(n: u8) -> Opening {
+    Opening::Preimage([n % 6; 32])
+}
+
+fn new_lock(n: u8, amount: Amount) -> NewLock {
+    NewLock {
+        id: Hash([n; 32]),
+        amount,
+        condition: opening(n).condition(),
+        until: Time(u64::from(n)),
+        instructions: vec![n; usize::from(n)],
+    }
 }
 
 impl World {
@@ -70,9 +87,9 @@ impl World {
         self.books[end][unit].take(&signed).unwrap();
         self.network[1 - end].push(signed.clone());
         self.all[unit].push(signed);
-        if let Operation::Limit { amount } = entry.operation {
+        if let Operation::Limit { amount, overhang } = entry.operation {
             let top = &mut self.top[end][unit];
-            *top = (*top).max(amount.0);
+            *top = (*top).max(amount.0.saturating_add(overhang.0));
         }
     }
 
@@ -123,41 +140,60 @@ impl World {
         &self.books[end][unit].line
     }
 
-    pub(crate) fn accept(&mut self, end: usize, unit: usize, ious: &[PaymentId]) {
+    pub(crate) fn accept(&mut self, end: usize, unit: usize, debts: &[DebtId]) {
         let stamp = self.stamp(end);
-        let entry = self.line(end, unit).propose_accept(stamp, ious).unwrap();
+        let entry = self.line(end, unit).propose_accept(stamp, debts).unwrap();
         self.sign(end, unit, &entry);
         let view = self.line(end, unit).view();
         let owed = view.settled_in as i128 - view.settled_out as i128;
+        let reserved = owed + view.reserved_in as i128;
+        let limit = i128::from(view.limit_given.0);
+        assert!(reserved <= limit, "accepted above the limit: {view:?}");
+        let most = limit + i128::from(view.overhang_given.0);
         assert!(
-            owed <= i128::from(view.limit_given.0),
-            "accepted above the limit: {view:?}"
+            reserved + view.freed_in as i128 <= most,
+            "accepted above limit and overhang: {view:?}"
         );
+    }
+
+    /// The lock of an end that an action picks, among those that were ever signed, with its number.
+    fn some_lock(&self, end: usize, unit: usize, debtor: usize, pick: u8) -> Option<(LockId, u8)> {
+        let entries = self.books[end][unit].entries.values();
+        let locks = entries.filter_map(|entry| match (&entry.operation, debt_of(entry)) {
+            (Operation::Lock { id, .. }, Some((DebtId::Lock(lock), _)))
+                if entry.author == ENDS[debtor] =>
+            {
+                Some((lock, id.0[0]))
+            }
+            _ => None,
+        });
+        let locks: Vec<_> = locks.collect();
+        locks.get(usize::from(pick) % locks.len().max(1)).copied()
     }
 
     pub(crate) fn answer(&mut self, end: usize, unit: usize) -> bool {
         let resumed = self.resume(end, unit);
-        let due = self.line(end, unit).answers_due();
+        let due = self.line(end, unit).answers_due(&BTreeMap::new());
         if resumed && due == Answers::default() {
             return true;
         }
         if due == Answers::default() {
             return false;
         }
-        for ious in due.accept.chunks(MAX_ACCEPT) {
-            self.accept(end, unit, ious);
+        for debts in due.accept.chunks(MAX_NAMED) {
+            self.accept(end, unit, debts);
         }
-        for (iou, reason) in due.decline {
+        for (debt, reason) in due.decline {
             if reason == DeclineReason::AboveLimit {
                 assert!(
                     self.excuse,
-                    "an admitted IOU was declined though no limit was lowered"
+                    "an admitted debt was declined though no limit was lowered"
                 );
             }
             let stamp = self.stamp(end);
             let entry = self
                 .line(end, unit)
-                .propose_decline(stamp, iou, reason)
+                .propose_decline(stamp, debt, reason)
                 .unwrap();
             self.sign(end, unit, &entry);
         }
@@ -178,12 +214,16 @@ impl World {
         let line = self.line(end, unit);
         match action.kind {
             Kind::Limit => {
-                let entry = line.propose_limit(stamp, amount).unwrap();
-                self.excuse |= amount < line.view().limit_given;
+                let overhang = Amount(amount.0 / 2);
+                let entry = line.propose_limit(stamp, amount, overhang).unwrap();
+                let view = line.view();
+                self.excuse |= amount < view.limit_given || overhang < view.overhang_given;
                 self.sign(end, unit, &entry);
             }
             Kind::Pay => {
-                let known = self.books[end][unit].ious.get(&(ENDS[end], id));
+                let known = self.books[end][unit]
+                    .debts
+                    .get(&(ENDS[end], DebtId::Iou(id)));
                 let view = line.view();
                 let proposed = line.propose_iou(stamp, id, amount, "rent", known);
                 if known.is_some() {
@@ -201,9 +241,95 @@ impl World {
                     self.sign(end, unit, &entry);
                 }
             }
+            Kind::Lock => {
+                let lock = new_lock(action.id, amount);
+                let id = DebtId::Lock(line.lock_id(stamp, &lock));
+                let known = self.books[end][unit].debts.get(&(ENDS[end], id));
+                let available = line.available();
+                match line.propose_lock(stamp, &lock, known) {
+                    Ok(entry) => {
+                        assert!(amount <= available);
+                        self.sign(end, unit, &entry);
+                    }
+                    Err(Refusal::AlreadySigned { .. }) => assert!(known.is_some()),
+                    Err(_) => assert!(amount.0 == 0 || amount > available),
+                }
+            }
+            Kind::Settle => {
+                // Whoever knows the opening, of locks in either direction.
+                let debtor = usize::from(action.pick & 1);
+                let Some((lock, number)) = self.some_lock(end, unit, debtor, action.pick / 2)
+                else {
+                    return;
+                };
+                let record = &self.books[end][unit].debts[&(ENDS[debtor], DebtId::Lock(lock))];
+                if let Some(opened) = record.opened(debtor == end, opening(number)) {
+                    let entry = line.propose_settle(stamp, &[opened]).unwrap();
+                    self.sign(end, unit, &entry);
+                    // The opening may have come over another way: the other end settles by itself.
+                }
+            }
+            Kind::Free => {
+                let Some((lock, _)) = self.some_lock(end, unit, 1 - end, action.pick) else {
+                    return;
+                };
+                if let Ok(entry) = line.propose_free(stamp, &[lock]) {
+                    self.sign(end, unit, &entry);
+                    let view = self.line(end, unit).view();
+                    assert!(view.freed_in <= u128::from(view.overhang_given.0));
+                }
+            }
+            Kind::Waive => {
+                let Some((lock, _)) = self.some_lock(end, unit, 1 - end, action.pick) else {
+                    return;
+                };
+                if let Ok(entry) = line.propose_waive(stamp, &[lock]) {
+                    self.sign(end, unit, &entry);
+                }
+            }
+            Kind::RogueLock => {
+                // Above the limit, opened, freed or waived before the lock itself is there, by a device
+                // that never was.
+                let Ok(mut entry) = line.propose_limit(stamp, Amount(0), Amount(0)) else {
+                    return;
+                };
+                let lock = new_lock(action.id, amount.max(Amount(1)));
+                let mine = action.pick & 16 != 0;
+                let opened = Opened {
+                    mine,
+                    certificate: self.devices[if mine { end } else { 1 - end }],
+                    id: lock.id,
+                    amount: lock.amount,
+                    opening: opening(action.id),
+                };
+                let theirs = opened.lock(line.id(), ENDS[1 - end]);
+                entry.operation = match action.pick % 5 {
+                    0 => Operation::Lock {
+                        id: lock.id,
+                        amount: lock.amount,
+                        condition: lock.condition,
+                        until: lock.until,
+                        instructions: Bytes(lock.instructions),
+                    },
+                    1 => Operation::Settle {
+                        locks: vec![opened],
+                    },
+                    2 => Operation::Free {
+                        locks: vec![theirs],
+                    },
+                    3 => Operation::Waive {
+                        locks: vec![theirs],
+                    },
+                    _ => Operation::Accept {
+                        debts: vec![DebtId::Lock(theirs)],
+                    },
+                };
+                self.excuse = true;
+                self.sign(end, unit, &entry);
+            }
             Kind::Rogue => {
                 // Well-formed, but no honest program would sign it: any amount, any id again.
-                let Ok(mut entry) = line.propose_limit(stamp, Amount(0)) else {
+                let Ok(mut entry) = line.propose_limit(stamp, Amount(0), Amount(0)) else {
                     return;
                 };
                 entry.operation = rogue(id, amount);
@@ -211,14 +337,19 @@ impl World {
                 self.sign(end, unit, &entry);
             }
             Kind::RogueAnswer => {
-                // A second answer, one above the limit, or one to an IOU that nobody signed yet.
-                let Ok(mut entry) = line.propose_limit(stamp, Amount(0)) else {
+                // A second answer, one above the limit, or one to a debt that nobody signed yet.
+                let lock = self.some_lock(end, unit, 1 - end, action.pick / 2);
+                let debt = match lock {
+                    Some((lock, _)) if action.pick.is_multiple_of(3) => DebtId::Lock(lock),
+                    _ => DebtId::Iou(id),
+                };
+                let Ok(mut entry) = line.propose_limit(stamp, Amount(0), Amount(0)) else {
                     return;
                 };
                 entry.operation = match action.pick % 2 {
-                    0 => Operation::Accept { ious: vec![id] },
+                    0 => Operation::Accept { debts: vec![debt] },
                     _ => Operation::Decline {
-                        iou: id,
+                        debt,
                         reason: DeclineReason::Refused,
                     },
                 };
@@ -245,10 +376,15 @@ impl World {
                     entry.previous = mine[at];
                 }
                 entry.operation = match action.id % 4 {
-                    0 => Operation::Limit { amount },
-                    1 => Operation::Accept { ious: vec![id] },
+                    0 => Operation::Limit {
+                        amount,
+                        overhang: amount,
+                    },
+                    1 => Operation::Accept {
+                        debts: vec![DebtId::Iou(id)],
+                    },
                     2 => Operation::Decline {
-                        iou: id,
+                        debt: DebtId::Iou(id),
                         reason: DeclineReason::Refused,
                     },
                     _ => rogue(id, amount),
@@ -257,12 +393,12 @@ impl World {
                 self.sign(end, unit, &entry);
             }
             Kind::Restore => self.restore(action),
-            Kind::Decline if line.is_waiting() => {}
+            Kind::Decline if !line.may_refuse() => {}
             Kind::Decline => {
                 let held: Vec<_> = line.held(ENDS[1 - end]).collect();
-                if let Some((iou, _)) = held.get(usize::from(action.pick) % held.len().max(1)) {
+                if let Some((debt, _)) = held.get(usize::from(action.pick) % held.len().max(1)) {
                     let entry = line
-                        .propose_decline(stamp, *iou, DeclineReason::Refused)
+                        .propose_decline(stamp, *debt, DeclineReason::Refused)
                         .unwrap();
                     self.sign(end, unit, &entry);
                 }
@@ -319,9 +455,9 @@ impl World {
             self.network[end].extend(signed);
             let view = self.line(1 - end, unit).holds(ENDS[end]);
             let line = &mut self.books[end][unit].line;
-            let waited = line.is_waiting();
+            let before = line.clone();
             line.answered(&view);
-            moved |= waited && !line.is_waiting();
+            moved |= *line != before;
         }
         moved
     }
@@ -418,9 +554,15 @@ impl World {
             for account in ENDS {
                 assert_eq!(a.line.heads(account), b.line.heads(account));
             }
-            for (key, record) in &a.ious {
-                assert_eq!(record.status(), b.ious[key].status());
-                assert_eq!(record.amount(), b.ious[key].amount());
+            let reserved = |view: &View| {
+                let out = [view.reserved_out, view.freed_out];
+                (out, [view.reserved_in, view.freed_in])
+            };
+            let ((out, into), (out_b, into_b)) = (reserved(&at_a), reserved(&at_b));
+            assert_eq!((out, into), (into_b, out_b));
+            for (key, record) in &a.debts {
+                assert_eq!(record.status(), b.debts[key].status());
+                assert_eq!(record.amount(), b.debts[key].amount());
             }
             self.check_replay(a, unit, order);
         }
@@ -449,7 +591,7 @@ impl World {
         assert!(fresh.waiting.is_empty());
         assert_eq!(fresh.line.view(), done.line.view());
         if !done.line.is_frozen() {
-            assert_eq!(fresh.ious, done.ious);
+            assert_eq!(fresh.debts, done.debts);
             assert_eq!(fresh.records, done.records);
         }
         if !done.line.is_frozen() && !restored {

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use pumasi_protocol::codec;
+use pumasi_protocol::condition::Opening;
 use pumasi_protocol::crypto::{self, Signable, Signed};
 use pumasi_protocol::line::{
-    DeclineReason, Entry, EntryRecord, EquivocationProof, IouRecord, Known, Line, Operation, Stamp,
+    DebtId, DebtRecord, DeclineReason, Entry, EntryRecord, EquivocationProof, Known, Line, NewLock,
+    Operation, Stamp,
 };
 use pumasi_protocol::types::{AccountId, Amount, Hash, PaymentId, Unit};
 
@@ -18,8 +20,8 @@ pub(crate) struct End {
     pub(crate) line: Line,
     /// The applied entries and their records.
     pub(crate) entries: BTreeMap<Hash, (Entry, EntryRecord)>,
-    /// The records of IOUs, by debtor and id.
-    pub(crate) ious: BTreeMap<(AccountId, PaymentId), IouRecord>,
+    /// The records of debts, by debtor and id.
+    pub(crate) debts: BTreeMap<(AccountId, DebtId), DebtRecord>,
 }
 
 impl End {
@@ -29,14 +31,14 @@ impl End {
         Self {
             line,
             entries: BTreeMap::new(),
-            ious: BTreeMap::new(),
+            debts: BTreeMap::new(),
         }
     }
 
     /// What a store would hand back for an entry.
     pub(crate) fn known(&self, entry: &Entry) -> Known {
         let needs = self.line.needs(entry);
-        let record = |id: &PaymentId| Some((*id, self.ious.get(&(needs.debtor, *id))?.clone()));
+        let record = |key: &(AccountId, DebtId)| Some((*key, self.debts.get(key)?.clone()));
         let here = |(_, (stored, _)): &(&Hash, &(Entry, EntryRecord))| {
             (stored.chain(), stored.sequence) == (entry.chain(), entry.sequence)
         };
@@ -46,7 +48,7 @@ impl End {
         Known {
             epoch: epochs(entry.certificate),
             adopted: needs.adopted.iter().filter(applied).copied().collect(),
-            ious: needs.ious.iter().filter_map(record).collect(),
+            debts: needs.debts.iter().filter_map(record).collect(),
             here: at_place
                 .into_iter()
                 .flatten()
@@ -61,9 +63,7 @@ impl End {
         let hash = hash_of(entry);
         let received = self.line.receive(entry, hash, &self.known(entry))?;
         self.entries.insert(hash, (entry.clone(), received.entry));
-        for (id, record) in &received.records {
-            self.ious.insert((received.debtor, *id), record.clone());
-        }
+        self.debts.extend(received.records.clone());
         self.line.apply(received);
         Ok(())
     }
@@ -145,7 +145,7 @@ pub(crate) fn story() -> Story {
     let entry = story
         .duri
         .line
-        .propose_limit(stamp(&DURI), Amount(50_000))
+        .propose_limit(stamp(&DURI), Amount(50_000), Amount(5_000))
         .unwrap();
     story.tell("limit", &DURI, &entry);
     let mine = &story.hana.line;
@@ -156,7 +156,7 @@ pub(crate) fn story() -> Story {
     let entry = story
         .duri
         .line
-        .propose_accept(stamp(&DURI), &[rice])
+        .propose_accept(stamp(&DURI), &[DebtId::Iou(rice)])
         .unwrap();
     story.tell("accept", &DURI, &entry);
     let mine = &story.hana.line;
@@ -168,9 +168,10 @@ pub(crate) fn story() -> Story {
     let entry = story
         .duri
         .line
-        .propose_decline(stamp(&DURI), barley, refuse)
+        .propose_decline(stamp(&DURI), DebtId::Iou(barley), refuse)
         .unwrap();
     story.tell("decline", &DURI, &entry);
+    tell_of_locks(&mut story);
     let entry = story.hana.line.propose_close(stamp(&HANA)).unwrap();
     story.tell("close-without-debt", &HANA, &entry);
     let entry = story.duri.line.propose_close(stamp(&DURI)).unwrap();
@@ -179,6 +180,41 @@ pub(crate) fn story() -> Story {
     let entry = story.hana.line.propose_resume(later_device(1)).unwrap();
     story.tell("resume", &HANA, &entry);
     story
+}
+
+/// Hana locks two amounts: one is freed and opened all the same, the other one waived.
+fn tell_of_locks(story: &mut Story) {
+    let hana = HANA.account();
+    let opening = Opening::Preimage([0x0b; 32]);
+    let mut ids = Vec::new();
+    for (name, number, amount) in [("lock", 1, 700), ("second-lock", 2, 800)] {
+        let lock = NewLock {
+            id: Hash([number; 32]),
+            amount: Amount(amount),
+            condition: opening.condition(),
+            until: NOW.plus(60_000),
+            instructions: b"to the payee".to_vec(),
+        };
+        let line = &story.hana.line;
+        ids.push(line.lock_id(stamp(&HANA), &lock));
+        let entry = line.propose_lock(stamp(&HANA), &lock, None).unwrap();
+        story.tell(name, &HANA, &entry);
+    }
+    let debts: Vec<_> = ids.iter().copied().map(DebtId::Lock).collect();
+    let theirs = |story: &Story| story.duri.line.clone();
+    let entry = theirs(story).propose_accept(stamp(&DURI), &debts).unwrap();
+    story.tell("accept-locks", &DURI, &entry);
+    let entry = theirs(story).propose_free(stamp(&DURI), &ids[..1]).unwrap();
+    story.tell("free", &DURI, &entry);
+    let opened = story.duri.debts[&(hana, debts[0])].opened(false, opening);
+    let entry = theirs(story)
+        .propose_settle(stamp(&DURI), &[opened.unwrap()])
+        .unwrap();
+    story.tell("settle", &DURI, &entry);
+    let entry = theirs(story)
+        .propose_waive(stamp(&DURI), &ids[1..])
+        .unwrap();
+    story.tell("waive", &DURI, &entry);
 }
 
 /// Hana signs two entries for one place.
@@ -220,8 +256,8 @@ pub(crate) fn all() -> Vec<Encoded> {
     ] {
         all.push(("line", name.into(), codec::encode(&end.line)));
     }
-    for (number, record) in story.hana.ious.values().enumerate() {
-        all.push(("iou-record", number.to_string(), codec::encode(record)));
+    for (number, record) in story.hana.debts.values().enumerate() {
+        all.push(("debt-record", number.to_string(), codec::encode(record)));
     }
     for (number, (_, record)) in story.hana.entries.values().enumerate().take(3) {
         all.push(("entry-record", number.to_string(), codec::encode(record)));

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rusqlite::Connection;
 
 use crate::engine::Effect;
+use crate::error::Result;
 use crate::protocol::types::EnvelopeId;
+use crate::store;
 
 thread_local! {
     static CRASH: Cell<bool> = const { Cell::new(false) };
@@ -15,7 +17,7 @@ thread_local! {
     static EARLY: RefCell<Vec<Effect>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Databases made in this process: each has a name of its own.
+/// Copies made in this process: each has a name of its own.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// The next commit on this thread never happens.
@@ -51,18 +53,9 @@ pub(crate) fn take_early() -> Vec<Effect> {
     EARLY.take()
 }
 
-/// The name of a new database.
-pub(crate) fn new_name() -> String {
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    format!("file:/sim-{}-{number}?vfs=memdb", std::process::id())
-}
-
 /// A copy of a database as it is committed now.
-pub(crate) fn copy(db: &Connection) -> rusqlite::Result<Connection> {
-    let name = new_name();
-    let copy = Connection::open(&name)?;
-    db.execute("VACUUM INTO ?1", [&name])?;
-    copy.set_prepared_statement_cache_capacity(256);
-    copy.execute_batch("PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;")?;
-    Ok(copy)
+pub(crate) fn copy(db: &Connection) -> Result<Connection> {
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("file:/sim-{}-{number}?vfs=memdb", std::process::id());
+    store::copy_in_memory(db, &name)
 }

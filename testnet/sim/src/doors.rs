@@ -31,6 +31,18 @@ impl Engine {
         if !self.db.is_autocommit() { let _ = self.db.execute_batch(\"ROLLBACK\"); }
         self.db
     }
+    /// Mailboxes whose running digests and sums are not those of their rows.
+    pub(crate) fn miscounted(&self) -> Vec<AccountId> {
+        let kept = self.kept.iter().map(|(id, kept)| (id, &kept.sets));
+        kept.chain(self.due.own_sets.iter().filter(|(id, _)| !self.kept.contains_key(*id)))
+            .filter(|(id, sets)| self.load_sets(id).ok().as_ref() != Some(*sets))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+    /// Digests of what is held of a mailbox, from its rows.
+    pub(crate) fn holdings(&self, mailbox: &AccountId) -> Option<[pumasi_protocol::types::Hash; 3]> {
+        self.load_sets(mailbox).ok().map(|sets| sets.hashes())
+    }
     /// Own accounts.
     pub(crate) fn own_accounts(&self) -> impl Iterator<Item = (&AccountId, &Own)> { self.accounts.iter() }
     /// Whether an account may sign, in a word.
@@ -54,7 +66,7 @@ impl Engine {
             (\"statements under way to one node\", noting, 4_096),
             (\"questions asked\", self.asked.len(), 10_000),
             (\"receipts passed on\", self.relays.len(), 10_000),
-            (\"caches\", self.contacts.len() + self.lines.len() + self.kept.len(), CACHE_MAX),
+            (\"caches\", self.contacts.len() + self.lines.len() + self.kept.len() + self.volumes.len(), CACHE_MAX),
         ]
     }
 }
@@ -63,13 +75,11 @@ impl Engine {
     // Which envelope carries which sending.
     Door {
         file: "node/src/engine/outgoing.rs",
-        at: "let targets = targets(&entry.record);
-        let bytes = codec::encode(&envelope);
-        let envelope = Envelope::id_of(&bytes);",
-        text: "let targets = targets(&entry.record);
-        let bytes = codec::encode(&envelope);
-        let envelope = Envelope::id_of(&bytes);
-        crate::disk::sealed(id, envelope);",
+        at: "        for node in targets {
+            let outbox = self.queue_for(node, OUTBOX_ENVELOPE, id)?;",
+        text: "        crate::disk::sealed(id, envelope);
+        for node in targets {
+            let outbox = self.queue_for(node, OUTBOX_ENVELOPE, id)?;",
     },
     // Cheap signatures and key agreement, where the seed says so.
     Door {
@@ -138,12 +148,20 @@ impl Engine {
         file: "node/src/store.rs",
         at: "",
         text: "
-/// A database in memory under a name, with the schema brought up to date.
-pub(crate) fn open_in_memory(uri: &str) -> Result<Connection> {
-    let db = Connection::open(uri)?;
+/// A database in memory, with the schema brought up to date.
+pub(crate) fn open_in_memory() -> Result<Connection> {
+    let db = Connection::open_in_memory()?;
     settings(&db)?;
     migrate(&db, Path::new(\"memory\"))?;
     Ok(db)
+}
+
+/// A copy of a database in memory as it is committed now.
+pub(crate) fn copy_in_memory(db: &Connection, uri: &str) -> Result<Connection> {
+    let copy = Connection::open(uri)?;
+    db.execute(\"VACUUM INTO ?1\", [uri])?;
+    settings(&copy)?;
+    Ok(copy)
 }
 ",
     },

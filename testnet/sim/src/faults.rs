@@ -123,6 +123,7 @@ impl World {
         if self.machines[node].standing == Standing::Gone {
             return;
         }
+        self.lose_invitations_of(node);
         self.stop(node);
         let machine = &mut self.machines[node];
         machine.standing = Standing::Gone;
@@ -138,6 +139,7 @@ impl World {
             return;
         }
         self.hit("rolled-back disk");
+        self.lose_invitations_of(node);
         self.stop(node);
         let machine = &mut self.machines[node];
         machine.disk = machine.snapshot.take();

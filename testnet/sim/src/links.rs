@@ -9,7 +9,7 @@ use crate::world::{Happening, Standing, World};
 
 /// A replayed frame comes at most so many milliseconds after the first.
 const REPLAY_WITHIN: u64 = 60_000;
-/// A dialling that nobody answers takes at most so many milliseconds.
+/// A dialling takes at most so many milliseconds, however slow the machines are.
 const DIAL_WITHIN: u64 = 5_000;
 
 /// What is between two machines; index 0 is from the lower to the higher.
@@ -150,7 +150,7 @@ impl World {
         let life = self.machines[from].life;
         let reachable = self.machines[to].standing == Standing::Up && self.open(from, to);
         let after = if reachable {
-            2 * self.way(from, to, 0)
+            (2 * self.way(from, to, 0)).min(DIAL_WITHIN)
         } else {
             self.dice.range(20, DIAL_WITHIN)
         };

@@ -1,11 +1,13 @@
 //! The people of the world: what they do through their machines, and what they remember themselves, which
 //! is all that the judge believes: begun, answered, refused, unknown.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::engine::Engine;
 use crate::error::{ErrorKind, Result};
 use crate::plan::{Act, Operation};
+use crate::protocol::invitation::Invitation;
 use crate::protocol::types::AccountId;
 use crate::view::Money;
 use crate::world::{Happening, Standing, World};
@@ -28,6 +30,12 @@ pub(crate) struct Person {
     pub(crate) set_back: bool,
     /// Came back from the words: what was not safe may be gone.
     pub(crate) restored: bool,
+    /// Their machine or its disk is gone, and they are not back yet.
+    pub(crate) lost: bool,
+    /// The last restore said that it could not read enough keepers.
+    pub(crate) partial: bool,
+    /// Machines that the account ever lived on.
+    pub(crate) homes: BTreeSet<usize>,
     /// Where the account is being restored now.
     pub(crate) restoring: Option<usize>,
     /// The 24 words.
@@ -100,7 +108,7 @@ impl World {
             return;
         };
         let link = match operation.act {
-            Act::Meet { .. } => match self.invitation(whom) {
+            Act::Meet { .. } => match self.invitation(whom, operation.who) {
                 Some(link) => Some(link),
                 None => return,
             },
@@ -163,16 +171,19 @@ impl World {
     }
 
     /// An invitation, handed over outside of the world.
-    fn invitation(&mut self, whom: usize) -> Option<String> {
+    fn invitation(&mut self, whom: usize, guest: usize) -> Option<String> {
         let person = self.people[whom].clone();
         let machine = &self.machines[person.node];
         if machine.standing != Standing::Up || machine.crash.is_some() || machine.paused > self.now
         {
             return None;
         }
-        self.call_now(person.node, move |engine| engine.invite(&person.id, None))
-            .ok()
-            .map(|view| view.link)
+        let made = self.call_now(person.node, move |engine| engine.invite(&person.id, None));
+        let link = made.ok()?.link;
+        let (invitation, _) = Invitation::parse(&link, self.clock(person.node)).ok()?;
+        self.invitations
+            .insert((whom, guest), invitation.capability.id());
+        Some(link)
     }
 
     /// A machine in a building where one of a person's keepers stands.

@@ -1,12 +1,18 @@
 //! People whose machine is gone, or whose disk was set back: they take another machine and type their
 //! 24 words, again and again until their account is there.
 
+use rusqlite::params;
+
 use crate::engine::Engine;
 use crate::plan::building_of;
+use crate::protocol::envelope::CapabilityId;
+use crate::protocol::types::AccountId;
 use crate::world::{Happening, Standing, World};
 
 /// Between looks at how far a restore is.
 const LOOK: u64 = 1_000;
+/// Before a restore that was not complete is begun anew: by then keepers that burned are replaced.
+const ONCE_MORE: u64 = 45_000;
 /// A person who lost a machine finds another one within this time.
 const FIND: u64 = 8_000;
 
@@ -24,18 +30,56 @@ impl World {
         }
     }
 
+    /// What burns with a machine's disk before it was safe: invitations that its people gave out. Whoever
+    /// holds one knocks in vain, and nobody promised otherwise.
+    pub(crate) fn lose_invitations_of(&mut self, node: usize) {
+        let Some(db) = self.machines[node].committed() else {
+            return;
+        };
+        let unsafe_here = |account: &AccountId, capability: &CapabilityId| {
+            db.prepare_cached(
+                "SELECT 1 FROM invitations i JOIN archives a ON a.account = i.account
+                 WHERE i.account = ?1 AND i.capability = ?2 AND i.page > a.safe",
+            )
+            .and_then(|mut query| query.exists(params![account.0, capability.0]))
+            .unwrap_or(false)
+        };
+        let burned: Vec<(usize, usize)> = self
+            .invitations
+            .iter()
+            .filter(|((host, _), capability)| {
+                let host = &self.people[*host];
+                host.node == node && unsafe_here(&host.id, capability)
+            })
+            .map(|(pair, _)| *pair)
+            .collect();
+        self.burned_invitations.extend(burned);
+    }
+
     fn lose(&mut self, person: usize) {
         let id = self.people[person].id;
         self.people[person].restored = true;
+        self.people[person].lost = true;
         self.watch.shown.retain(|(account, _)| *account != id);
         let after = self.dice.range(1_000, FIND);
         self.later(after, Happening::Restore { person });
     }
 
+    /// A person whose restore was not complete begins anew, once the storm is over.
+    pub(crate) fn complete(&mut self, person: usize) {
+        if self.stormy {
+            return self.later(LOOK, Happening::Complete { person });
+        }
+        if self.people[person].partial && !self.away(person) {
+            self.lose(person);
+        }
+    }
+
     /// Whether a person still has to come back.
     pub(crate) fn away(&self, person: usize) -> bool {
         let person = &self.people[person];
-        person.restoring.is_some() || self.machines[person.node].standing == Standing::Gone
+        let gone = self.machines[person.node].standing == Standing::Gone;
+        person.lost || person.restoring.is_some() || gone
     }
 
     /// A person whose machine's disk was set back looks whether the account still signs.
@@ -47,7 +91,7 @@ impl World {
             None => "checking",
         };
         match word {
-            "behind" | "replaced" if self.people[person].set_back => {
+            "behind" | "replaced" if self.people[person].set_back && !self.away(person) => {
                 self.people[person].set_back = false;
                 self.hit("older copy noticed");
                 self.lose(person);
@@ -59,7 +103,8 @@ impl World {
 
     /// A person types the words at another machine.
     pub(crate) fn restore(&mut self, person: usize) {
-        if self.people[person].restoring.is_some() {
+        // Back already, where a second blow fell on the machine that was lost before.
+        if self.people[person].restoring.is_some() || !self.people[person].lost {
             return;
         }
         let options = &self.plan.options;
@@ -99,7 +144,12 @@ impl World {
             .as_ref()
             .is_some_and(|engine| engine.own_accounts().any(|(own, _)| *own == id));
         if here {
-            return self.is_back(person, node);
+            let report = machine.engine.as_mut().and_then(|engine| {
+                let view = engine.restore_view(&id).ok()?;
+                view.report
+            });
+            let complete = report.is_none_or(|report| report.complete);
+            return self.is_back(person, node, complete);
         }
         if machine.standing != Standing::Up || machine.life != life {
             // The power was cut in the middle: begin again.
@@ -130,15 +180,24 @@ impl World {
         }
     }
 
-    fn is_back(&mut self, person: usize, node: usize) {
+    fn is_back(&mut self, person: usize, node: usize, complete: bool) {
         let at = self.age();
         self.trace
             .say(at, || format!("person {person} is back at machine {node}"));
         self.hit("restored");
+        let number = person;
         let person = &mut self.people[person];
+        person.partial = !complete;
         person.node = node;
         person.restoring = None;
         person.set_back = false;
+        person.lost = false;
+        person.homes.insert(node);
+        if !complete {
+            // Told that something may be missing: the words once more, when keepers can be reached again.
+            self.hit("restored in part");
+            self.later(ONCE_MORE, Happening::Complete { person: number });
+        }
         self.retry_deeds_of(node);
     }
 }

@@ -1,6 +1,6 @@
 //! The life of a world: it is built up in calm, goes through the storm, is healed, settles, is judged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dice::Dice;
 use crate::error::Result;
@@ -135,6 +135,9 @@ fn build_up(world: &mut World) -> Result<()> {
             contacts: vec![],
             set_back: false,
             restored: false,
+            lost: false,
+            partial: false,
+            homes: BTreeSet::from([node]),
             restoring: None,
             words: made.phrase.join(" "),
         });
@@ -189,7 +192,8 @@ fn build_up(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn met(world: &World, one: usize, other: usize) -> bool {
+/// Whether one of two people knows the other as somebody who answered.
+pub(crate) fn met(world: &World, one: usize, other: usize) -> bool {
     let (a, b) = (&world.people[one], &world.people[other]);
     world.machines[a.node].committed().is_some_and(|db| {
         read::contact(db, &a.id, &b.id).is_ok_and(|contact| contact.state == "active")

@@ -13,6 +13,7 @@ use crate::protocol::crypto::Signed;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::line::{Entry, Line, line_id};
 use crate::protocol::mailbox::Action;
+use crate::protocol::record::AccountRecord;
 use crate::protocol::types::{AccountId, EnvelopeId, MessageId};
 use crate::protocol::wire::Frame;
 use crate::view::{LineView, MessageView, PaymentView};
@@ -22,7 +23,7 @@ use crate::world::World;
 const RECEIPTS: u8 = 2;
 /// Steps between looks at what grows in memory.
 const SIZES_EVERY: u64 = 64;
-/// Buildings that something safe stands in at least.
+/// Buildings that something safe stands in at least, where no record says more.
 const SAFE_BUILDINGS: usize = 2;
 
 /// What was seen so far.
@@ -199,8 +200,33 @@ impl World {
         }
     }
 
-    /// S2: what is called safe stands on the committed disks of two buildings. The cursed one, whose
-    /// keepers may lie or lose, counts once for what its keepers signed.
+    /// In how many buildings something for a mailbox must stand before a machine calls it safe: W of the
+    /// record that it knows.
+    fn copies_needed(&self, node: usize, account: AccountId, view: &MessageView) -> usize {
+        let Some(db) = self.machines[node].committed() else {
+            return SAFE_BUILDINGS;
+        };
+        let record: rusqlite::Result<Vec<u8>> = match view.contact.parse::<AccountId>() {
+            Ok(contact) if view.direction == "out" => db.query_row(
+                "SELECT record FROM contacts WHERE account = ?1 AND contact = ?2",
+                params![account.0, contact.0],
+                |row| row.get(0),
+            ),
+            _ => db.query_row(
+                "SELECT record FROM accounts WHERE account = ?1",
+                params![account.0],
+                |row| row.get(0),
+            ),
+        };
+        record
+            .ok()
+            .and_then(|bytes| codec::decode::<Signed<AccountRecord>>(&bytes).ok())
+            .and_then(|signed| signed.unverified().ok())
+            .map_or(SAFE_BUILDINGS, |record| usize::from(record.safe_copies))
+    }
+
+    /// S2: what is called safe stands on the committed disks of as many buildings as its reader asks
+    /// for. The cursed one, whose keepers may lie or lose, counts once for what its keepers signed.
     fn called_safe(&mut self, node: usize, account: AccountId, data: &str) {
         let Ok(view) = serde_json::from_str::<MessageView>(data) else {
             return;
@@ -236,10 +262,11 @@ impl World {
             self.watch.safe.insert((account, message));
         }
         let buildings = self.buildings_holding(&envelopes);
-        if buildings.len() < SAFE_BUILDINGS && !self.machines[node].set_back {
+        let needed = self.copies_needed(node, account, &view);
+        if buildings.len() < needed && !self.machines[node].set_back {
             let signers = self.signers(node, account, message);
             let what = format!(
-                "`{}` ({}) is called safe at machine {node}, and stands in buildings {buildings:?} only; signed by machines {signers:?}",
+                "`{}` ({}) is called safe at machine {node}, and stands in buildings {buildings:?} only, of {needed}; signed by machines {signers:?}",
                 view.text, view.direction
             );
             self.fail("S2", what);
@@ -252,7 +279,11 @@ impl World {
             return vec![];
         };
         let keepers: rusqlite::Result<Vec<[u8; 32]>> = db
-            .prepare_cached("SELECT keeper FROM receipt_items WHERE account = ?1 AND message = ?2")
+            .prepare_cached(
+                "SELECT i.keeper FROM messages m
+                 JOIN receipt_items i ON i.kind = 0 AND i.item = m.id
+                 WHERE m.account = ?1 AND m.message = ?2",
+            )
             .and_then(|mut query| {
                 query
                     .query_map(params![account.0, message.0], |row| row.get(0))?

@@ -1,7 +1,7 @@
 //! The simulated world: machines that run the real engine, one queue of what happens when. Links are in
 //! `links`, faults in `faults`, people in `people`, what is watched in `watch`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
@@ -19,6 +19,7 @@ use crate::listen;
 use crate::people::{Answer, Deed, Person};
 use crate::plan::{Plan, Point, building_of};
 use crate::protocol::crypto::Secret;
+use crate::protocol::envelope::CapabilityId;
 use crate::protocol::types::{NodeId, Time};
 use crate::store;
 use crate::trace::Trace;
@@ -72,6 +73,8 @@ pub(crate) enum Happening {
     Heal { side: u64, one_way: bool },
     /// A person restores an account.
     Restore { person: usize },
+    /// A person whose restore was not complete begins anew.
+    Complete { person: usize },
     /// A person looks how far it is.
     Look {
         person: usize,
@@ -126,8 +129,8 @@ pub(crate) struct Machine {
     /// Gossip by ticket, and what was heard before.
     pub(crate) tickets: BTreeMap<u64, (usize, Arc<Vec<u8>>)>,
     pub(crate) next_ticket: u64,
-    pub(crate) heard: std::collections::BTreeSet<[u8; 32]>,
-    pub(crate) blocked: std::collections::BTreeSet<usize>,
+    pub(crate) heard: BTreeSet<[u8; 32]>,
+    pub(crate) blocked: BTreeSet<usize>,
 }
 
 impl Machine {
@@ -162,6 +165,10 @@ pub(crate) struct World {
     pub(crate) sessions: u64,
     pub(crate) dice: Dice,
     pub(crate) people: Vec<Person>,
+    /// Invitations that were handed over: who invited whom, and the capability in it.
+    pub(crate) invitations: BTreeMap<(usize, usize), CapabilityId>,
+    /// Of those, the ones that burned before they were safe.
+    pub(crate) burned_invitations: BTreeSet<(usize, usize)>,
     pub(crate) deeds: Vec<Deed>,
     pub(crate) answers: Arc<Mutex<Vec<Answer>>>,
     pub(crate) watch: Watch,
@@ -187,6 +194,8 @@ impl World {
             sessions: 0,
             dice: Dice::new(plan.seed, "world"),
             people: vec![],
+            invitations: BTreeMap::new(),
+            burned_invitations: BTreeSet::new(),
             deeds: vec![],
             answers: Arc::new(Mutex::new(vec![])),
             watch: Watch::default(),
@@ -226,7 +235,7 @@ impl World {
         self.machines.push(Machine {
             id: NodeId([0; 32]),
             engine: None,
-            disk: Some(store::open_in_memory(&disk::new_name())?),
+            disk: Some(store::open_in_memory()?),
             snapshot: None,
             vault: Vault::with_key(Secret(key)),
             settings,
@@ -246,8 +255,8 @@ impl World {
             views: BTreeMap::new(),
             tickets: BTreeMap::new(),
             next_ticket: 1,
-            heard: std::collections::BTreeSet::new(),
-            blocked: std::collections::BTreeSet::new(),
+            heard: BTreeSet::new(),
+            blocked: BTreeSet::new(),
         });
         self.start(node);
         Ok(())
@@ -434,6 +443,7 @@ impl World {
             Happening::Wrong { place } => self.go_wrong(place),
             Happening::Heal { side, one_way } => self.partition(side, one_way, false),
             Happening::Restore { person } => self.restore(person),
+            Happening::Complete { person } => self.complete(person),
             Happening::Look { person, node, life } => self.look_at_restore(person, node, life),
             Happening::Level { person } => self.look_at_level(person),
             Happening::Quick { node, factor } => {

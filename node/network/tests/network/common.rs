@@ -1,5 +1,6 @@
 //! Nodes for the tests, and waiting for what they tell.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use pumasi_network::{Config, Event, EventReceiver, Network, PeerKey};
@@ -45,6 +46,8 @@ pub(crate) fn config(seed: u8, transport: Transport) -> Config {
 pub(crate) struct Node {
     pub(crate) net: Network,
     pub(crate) events: EventReceiver,
+    /// Frames that arrived together with one that was asked for.
+    frames: VecDeque<Frame>,
 }
 
 /// A frame and where it came from.
@@ -58,7 +61,11 @@ pub(crate) struct Frame {
 impl Node {
     pub(crate) async fn start(config: Config) -> Self {
         let (net, events) = Network::start(config).await.unwrap();
-        Self { net, events }
+        Self {
+            net,
+            events,
+            frames: VecDeque::new(),
+        }
     }
 
     pub(crate) fn key(&self) -> PeerKey {
@@ -125,19 +132,27 @@ impl Node {
     }
 
     pub(crate) async fn frame(&mut self) -> Frame {
-        self.wait("frame", |event| match event {
-            Event::Frame {
-                peer,
-                session,
-                bytes,
-            } => Some(Frame {
-                peer,
-                session,
-                bytes,
-            }),
-            _ => None,
-        })
-        .await
+        if let Some(frame) = self.frames.pop_front() {
+            return frame;
+        }
+        let (peer, session, frames) = self
+            .wait("frame", |event| match event {
+                Event::Frames {
+                    peer,
+                    session,
+                    frames,
+                } => Some((peer, session, frames)),
+                _ => None,
+            })
+            .await;
+        let mut frames = frames.into_iter().map(|bytes| Frame {
+            peer,
+            session,
+            bytes,
+        });
+        let first = frames.next().expect("at least one");
+        self.frames = frames.collect();
+        first
     }
 
     /// Sends, waiting while the queue is full.

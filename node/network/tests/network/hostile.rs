@@ -144,11 +144,35 @@ async fn a_frame_cut_in_the_middle_is_not_delivered() {
             Event::Disconnected {
                 peer: who, reason, ..
             } if who == peer.key => Some(reason),
-            Event::Frame { .. } => panic!("half a frame was delivered"),
+            Event::Frames { .. } => panic!("half a frame was delivered"),
             _ => None,
         })
         .await;
     assert!(reason.contains("inside a frame"), "{reason}");
+}
+
+#[tokio::test]
+async fn frames_that_arrive_together_are_told_together_and_in_order() {
+    let (mut node, _guest) = node_and_guest().await;
+    let mut peer = Peer::connect(&node, true).await;
+    let mut stream = peer.session().await;
+    node.connected(peer.key).await;
+    // The last one is whole only later.
+    write(
+        &mut stream,
+        &[0, 0, 0, 1, 5, 0, 0, 0, 0, 0, 0, 0, 2, 6, 7, 0, 0, 0, 1],
+    )
+    .await;
+    let frames = node
+        .wait("frames", |event| match event {
+            Event::Frames { frames, .. } => Some(frames),
+            _ => None,
+        })
+        .await;
+    assert_eq!(frames, [vec![5], vec![6, 7]]);
+    write(&mut stream, &[8]).await;
+    assert_eq!(node.frame().await.bytes, [8]);
+    assert_eq!(node.net.counters().frames_in, 3);
 }
 
 #[tokio::test]
@@ -162,13 +186,7 @@ async fn signs_of_life_are_not_frames_and_a_frame_may_come_byte_by_byte() {
         write(&mut stream, &[byte]).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let frame = node
-        .wait("frame", |event| match event {
-            Event::Frame { bytes, .. } => Some(bytes),
-            _ => None,
-        })
-        .await;
-    assert_eq!(frame, [7, 8, 9]);
+    assert_eq!(node.frame().await.bytes, [7, 8, 9]);
 }
 
 #[tokio::test]

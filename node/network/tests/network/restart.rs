@@ -39,8 +39,10 @@ fn a_node_in_a_process_of_its_own_echoes() {
             .connect_address(std::env::var(ADDRESS).unwrap())
             .unwrap();
         while let Some(event) = node.events.recv().await {
-            if let Event::Frame { peer, bytes, .. } = event {
-                let _ = node.net.send(peer, bytes);
+            if let Event::Frames { peer, frames, .. } = event {
+                for bytes in frames {
+                    let _ = node.net.send(peer, bytes);
+                }
             }
         }
     });
@@ -152,7 +154,9 @@ async fn a_network_dropped_without_goodbye_and_started_again_is_reached_again() 
             2
         };
         let same_port = b.net.listening();
-        let Node { net, mut events } = b;
+        let Node {
+            net, mut events, ..
+        } = b;
         drop(net);
         while events.recv().await.is_some() {}
         let again = pumasi_network::Config {

@@ -193,7 +193,9 @@ async fn dropping_every_handle_ends_the_network_and_peers_notice() {
     for transport in BOTH {
         let (mut a, mut b) = ordered_pair(transport).await;
         join(&mut a, &mut b).await;
-        let Node { net, mut events } = a;
+        let Node {
+            net, mut events, ..
+        } = a;
         let key = net.local();
         drop(net);
         while events.recv().await.is_some() {}
@@ -203,7 +205,7 @@ async fn dropping_every_handle_ends_the_network_and_peers_notice() {
 
 #[tokio::test]
 async fn dropping_the_receiver_ends_the_network() {
-    let Node { net, events } = Node::start(config(1, Transport::Quic)).await;
+    let Node { net, events, .. } = Node::start(config(1, Transport::Quic)).await;
     drop(events);
     until("stopped", || net.connect([1; 32], Vec::new()).is_err()).await;
     net.shutdown().await;

@@ -2,7 +2,7 @@
 
 use pumasi_protocol::delivery::State;
 
-use super::network::{FOUR, Net};
+use super::network::{FOUR, Net, PAGES, STATEMENTS};
 
 #[test]
 fn a_text_becomes_safe_in_two_buildings_and_is_delivered_and_read() {
@@ -263,6 +263,82 @@ fn a_gap_is_marked_and_filled_by_asking_the_sender() {
             .iter()
             .all(|message| message.gap == 0)
     );
+}
+
+#[test]
+fn keepers_hear_in_company_what_nobody_waits_for() {
+    let (mut net, ids) = Net::with(24, &FOUR);
+    net.settle_keepers(3);
+    net.meet((0, ids[0]), (1, ids[1]));
+    net.run(5_000);
+    let sent = |net: &Net, to: usize| [STATEMENTS, PAGES].map(|kind| net.frames(1, to, kind));
+    let (keeper, home) = (sent(&net, 2), sent(&net, 0));
+    let mut last = String::new();
+    for number in 0..50 {
+        last = net.send((0, ids[0]), ids[1], &format!("text {number}")).id;
+        net.run(20);
+    }
+    assert_eq!(net.message(0, ids[0], &last).state, State::Delivered);
+    let told = |after: [u64; 2], before: [u64; 2]| [after[0] - before[0], after[1] - before[1]];
+    assert!(
+        told(sent(&net, 0), home)[0] >= 50,
+        "the sender hears at once"
+    );
+    let [statements, pages] = told(sent(&net, 2), keeper);
+    assert!(statements <= 6 && pages <= 6, "{statements} and {pages}");
+    net.run(500);
+    // Everything that the recipient's keeper holds for it is hidden and covered.
+    let open: u64 = net.members[2]
+        .engine
+        .db
+        .query_row(
+            "SELECT count(*) FROM envelopes WHERE mailbox = ?1 AND (hidden IS NULL OR covered = 0)",
+            [ids[1].0],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(open, 0);
+}
+
+#[test]
+fn what_waits_for_company_in_a_crash_is_found_missing_afterwards() {
+    let (mut net, ids) = Net::with(25, &FOUR);
+    net.settle_keepers(3);
+    net.meet((0, ids[0]), (1, ids[1]));
+    net.run(5_100);
+    let sent = net.send((0, ids[0]), ids[1], "short before");
+    net.run(30);
+    assert_eq!(net.message(0, ids[0], &sent.id).state, State::Delivered);
+    net.kill(1);
+    net.run(1_000);
+    let open = |net: &Net| -> u64 {
+        let db = &net.members[2].engine.db;
+        db.query_row(
+            "SELECT count(*) FROM envelopes WHERE mailbox = ?1 AND (hidden IS NULL OR covered = 0)",
+            [ids[1].0],
+            |row| row.get(0),
+        )
+        .unwrap()
+    };
+    assert_eq!(open(&net), 1, "the keeper holds what no page covers");
+    net.restart(1);
+    net.until("the keeper has heard", 60, |net| open(net) == 0);
+    assert_eq!(net.received(1, ids[1], ids[0]), ["short before"]);
+}
+
+#[test]
+fn an_acknowledgement_that_was_noted_is_not_sent_again() {
+    let (mut net, ids) = Net::with(26, &FOUR);
+    net.settle_keepers(3);
+    net.meet((0, ids[0]), (1, ids[1]));
+    net.run(5_000);
+    let before = net.frames(1, 0, STATEMENTS);
+    for number in 0..300 {
+        net.send((0, ids[0]), ids[1], &format!("text {number}"));
+        net.run(100);
+    }
+    let sent = net.frames(1, 0, STATEMENTS) - before;
+    assert!((300..=310).contains(&sent), "{sent} frames for 300 texts");
 }
 
 #[test]

@@ -17,8 +17,9 @@ use crate::view::{EventView, MessageView, Money, NewAccountView, PaymentView, Re
 
 /// Milliseconds that a frame takes.
 const LATENCY: u64 = 5;
-/// The second byte of a frame with archive pages.
-const PAGES: u8 = 9;
+/// The second byte of a frame with archive pages, and of one with statements.
+pub(super) const PAGES: u8 = 9;
+pub(super) const STATEMENTS: u8 = 4;
 /// Milliseconds of silence after which a keeper is replaced.
 pub(super) const REPLACE_AFTER: u64 = 60_000;
 /// Milliseconds between ticks.
@@ -57,6 +58,8 @@ pub(super) struct Net {
     pub(super) bytes: u64,
     /// Bytes of frames with archive pages.
     pub(super) archive_bytes: u64,
+    /// Frames sent from one node to another, by the second byte: their kind.
+    frames: BTreeMap<(NodeId, NodeId, u8), u64>,
     /// The words of every account.
     pub(super) phrases: BTreeMap<AccountId, String>,
 }
@@ -74,6 +77,7 @@ impl Net {
             loss: 0,
             bytes: 0,
             archive_bytes: 0,
+            frames: BTreeMap::new(),
             phrases: BTreeMap::new(),
         }
     }
@@ -348,7 +352,9 @@ impl Net {
         if !self.linked.contains(&pair) {
             return;
         }
-        if bytes.get(1) == Some(&PAGES) {
+        let kind = bytes.get(1).copied().unwrap_or_default();
+        *self.frames.entry((from, to, kind)).or_default() += 1;
+        if kind == PAGES {
             self.archive_bytes += bytes.len() as u64;
         } else {
             self.bytes += bytes.len() as u64;
@@ -383,6 +389,12 @@ impl Net {
                 }
             }
         }
+    }
+
+    /// How many frames of a kind one node has sent another.
+    pub(super) fn frames(&self, from: usize, to: usize, kind: u8) -> u64 {
+        let (from, to) = (self.members[from].id, self.members[to].id);
+        self.frames.get(&(from, to, kind)).copied().unwrap_or(0)
     }
 
     fn arrive(&mut self, from: NodeId, to: NodeId, bytes: &[u8]) {

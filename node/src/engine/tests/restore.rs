@@ -562,3 +562,37 @@ fn what_the_restoring_node_had_hidden_as_a_keeper_is_read_again() {
     assert_eq!(view.state, "done", "{view:?}");
     assert_eq!(net.received(keeper, ids[0], ids[1]).len(), 5);
 }
+
+#[test]
+fn a_keeper_counts_what_a_restore_that_was_given_up_left_with_it() {
+    let (mut net, ids) = five(134);
+    net.meet((0, ids[0]), (1, ids[1]));
+    net.run(3_000);
+    let keeper = (2..5)
+        .find(|node| net.members[*node].engine.kept.contains_key(&ids[0]))
+        .expect("a keeper");
+    net.burn(0);
+    net.kill(keeper);
+    for number in 0..5 {
+        net.send((1, ids[1]), ids[0], &format!("mail {number}"));
+    }
+    net.run(3_000);
+    net.restart(keeper);
+    let words = net.phrases[&ids[0]].clone();
+    net.call(keeper, move |engine| {
+        engine.begin_restore(&words, None, &[])
+    })
+    .unwrap();
+    for other in 1..5 {
+        net.link(keeper, other);
+    }
+    net.until("the restore has brought mail", 30, |net| {
+        let engine = &net.members[keeper].engine;
+        engine.load_sets(&ids[0]).unwrap().inbox.items == 5
+    });
+    let engine = &mut net.members[keeper].engine;
+    assert!(engine.restoring.contains_key(&ids[0]));
+    engine.cancel_restore(&ids[0]).unwrap();
+    let rows = engine.load_sets(&ids[0]).unwrap();
+    assert_eq!(engine.sets(&ids[0]).unwrap(), Some(&rows));
+}

@@ -45,7 +45,7 @@ fn admission_holds_at_every_edge() {
         end.line.theirs.settled = *returned;
         for (n, amount) in (100..).zip(*held) {
             end.line.mine.held.insert(
-                pay(n),
+                DebtId::Iou(pay(n)),
                 Held {
                     amount: Amount(*amount),
                     at: (stamp(ALICE).rank(), 1),
@@ -55,7 +55,7 @@ fn admission_holds_at_every_edge() {
         // What the creditor holds must never make room, nor take it.
         for incoming in [0, 7, MAX] {
             end.line.theirs.held.insert(
-                pay(99),
+                debt(99),
                 Held {
                     amount: Amount(incoming),
                     at: (stamp(ALICE).rank(), 1),
@@ -95,18 +95,18 @@ fn a_creditor_accepts_up_to_its_limit_and_declines_above() {
                 amount: Amount(*amount),
                 at: (stamp(ALICE).rank(), u64::from(n)),
             };
-            line.theirs.held.insert(pay(200 - n), held);
+            line.theirs.held.insert(debt(200 - n), held);
         }
-        let answers = line.answers_due();
+        let answers = line.answers_due(&BTreeMap::new());
         for (n, expected) in (1u8..).zip(*accepted) {
             assert_eq!(
-                answers.accept.contains(&pay(200 - n)),
+                answers.accept.contains(&debt(200 - n)),
                 *expected,
                 "row {row}, IOU {n}"
             );
             let declined = answers
                 .decline
-                .contains(&(pay(200 - n), DeclineReason::AboveLimit));
+                .contains(&(debt(200 - n), DeclineReason::AboveLimit));
             assert_eq!(declined, !expected, "row {row}, IOU {n}");
         }
         assert!(
@@ -120,7 +120,11 @@ fn a_creditor_accepts_up_to_its_limit_and_declines_above() {
 fn sums_that_no_longer_fit_are_refused_and_change_nothing() {
     let mut pair = Pair::with_limit(u64::MAX);
     pair.both(&pair.alice.iou(1, 5).unwrap());
-    let accept = pair.bob.line.propose_accept(stamp(BOB), &[pay(1)]).unwrap();
+    let accept = pair
+        .bob
+        .line
+        .propose_accept(stamp(BOB), &[debt(1)])
+        .unwrap();
     pair.bob.line.theirs.settled = u128::MAX - 4;
     let before = pair.bob.line.clone();
     assert_eq!(pair.bob.take(&accept).unwrap_err(), EntryFault::Overflow);

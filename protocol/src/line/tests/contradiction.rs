@@ -28,7 +28,7 @@ fn two_entries_at_one_place_both_count_and_stop_new_debt() {
     assert_eq!(pair.bob.line.evidence(), [evidence]);
     pair.alice.take(&two).unwrap();
     // Both count: Bob can accept the second one, too, and does so by himself within his limit.
-    assert_eq!(pair.bob_answers().accept, [pay(3)]);
+    assert_eq!(pair.bob_answers().accept, [debt(3)]);
     assert_eq!(pair.bob.line.balance(), 90);
     assert_eq!(pair.alice.line.balance(), -90);
     // No new debt, from either end, by an honest program.
@@ -44,7 +44,7 @@ fn two_entries_at_one_place_both_count_and_stop_new_debt() {
     let frozen = DeclineReason::Frozen;
     assert_eq!(
         pair.bob_answers().decline,
-        [(pay(5), frozen), (pay(6), frozen)]
+        [(debt(5), frozen), (debt(6), frozen)]
     );
 }
 
@@ -80,8 +80,12 @@ fn the_same_id_with_two_amounts_counts_once_with_the_larger() {
 fn of_two_limits_at_one_place_the_lower_counts() {
     for amounts in [[80, 20], [20, 80]] {
         let mut pair = Pair::with_limit(100);
-        let [one, two] =
-            amounts.map(|n| pair.bob.line.propose_limit(stamp(BOB), Amount(n)).unwrap());
+        let [one, two] = amounts.map(|n| {
+            pair.bob
+                .line
+                .propose_limit(stamp(BOB), Amount(n), Amount(0))
+                .unwrap()
+        });
         pair.both(&one);
         pair.both(&two);
         assert_eq!(pair.alice.line.view().limit_received, Amount(20));
@@ -96,10 +100,13 @@ fn a_decline_beats_an_acceptance_on_another_branch_in_any_order() {
         let mut pair = Pair::with_limit(100);
         pair.both(&pair.alice.iou(1, 40).unwrap());
         let mut answers = [
-            pair.bob.line.propose_accept(stamp(BOB), &[pay(1)]).unwrap(),
             pair.bob
                 .line
-                .propose_decline(stamp(BOB), pay(1), DeclineReason::Refused)
+                .propose_accept(stamp(BOB), &[debt(1)])
+                .unwrap(),
+            pair.bob
+                .line
+                .propose_decline(stamp(BOB), debt(1), DeclineReason::Refused)
                 .unwrap(),
         ];
         if swap {
@@ -108,7 +115,10 @@ fn a_decline_beats_an_acceptance_on_another_branch_in_any_order() {
         for entry in &answers {
             pair.both(entry);
         }
-        assert_eq!(pair.alice.status(ALICE, pay(1)), Some(IouStatus::Declined));
+        assert_eq!(
+            pair.alice.status(ALICE, debt(1)),
+            Some(DebtStatus::Declined)
+        );
         // A decline that follows the acceptance on its own branch stays void.
         let view = pair.alice.line.view();
         assert_eq!(

@@ -71,7 +71,7 @@ impl End {
     }
 
     fn pays(&mut self, device: Stamp, id: u8, amount: u64) -> Result<Entry, Refusal> {
-        let known = self.record(self.line.me(), pay(id));
+        let known = self.record(self.line.me(), debt(id));
         let entry = self
             .line
             .propose_iou(device, pay(id), Amount(amount), "", known)?;
@@ -82,7 +82,7 @@ impl End {
     /// Signs all answers that are due.
     fn replies(&mut self, device: Stamp) -> Vec<Entry> {
         let mut entries = Vec::new();
-        let due = self.line.answers_due();
+        let due = self.line.answers_due(&BTreeMap::new());
         if !due.accept.is_empty() {
             let accept = self.line.propose_accept(device, &due.accept).unwrap();
             self.take(&accept).unwrap();
@@ -103,7 +103,7 @@ fn level(alice: &End, bob: &End) {
     assert_eq!(hashes(alice), hashes(bob));
     assert_eq!(alice.line.mine, bob.line.theirs);
     assert_eq!(alice.line.theirs, bob.line.mine);
-    assert_eq!(alice.ious, bob.ious);
+    assert_eq!(alice.debts, bob.debts);
     assert!(alice.line.wants().is_empty() && bob.line.wants().is_empty());
 }
 
@@ -148,31 +148,71 @@ fn a_restored_payer_gets_back_what_its_payee_had_and_goes_on() {
 }
 
 #[test]
-fn a_restored_payee_learns_again_what_it_accepted_and_a_later_decline_is_void() {
+fn a_restored_payee_declines_nothing_before_it_heard_what_it_accepted() {
     let mut pair = Pair::with_limit(100);
     pair.alice_owes(1, 30);
     let (new, mut alice) = (device(BOB, 2), pair.alice);
     // Bob remembers the limit and the IOU, and not that he accepted it.
     let mut bob = pair.bob.restored(new, 1, 1, false);
     assert_eq!(
-        bob.line.propose_accept(new, &[pay(1)]),
+        bob.line.propose_accept(new, &[debt(1)]),
         Err(Refusal::Resume)
     );
     let first = bob.resumes(new);
-    let decline = bob
-        .line
-        .propose_decline(new, pay(1), DeclineReason::Refused)
-        .unwrap();
-    bob.take(&decline).unwrap();
-    assert_eq!(bob.line.balance(), 0);
+    let decline = |bob: &End| {
+        let refused = DeclineReason::Refused;
+        bob.line.propose_decline(new, debt(1), refused)
+    };
+    assert_eq!(decline(&bob), Err(Refusal::Waiting));
     let back = alice.answers(&first);
-    alice.take(&decline).unwrap();
-    assert_eq!(alice.line.balance(), -30, "it was accepted before");
+    // It holds more than is known here: that is on its way.
+    bob.line.answered(&alice.line.holds(BOB));
+    assert_eq!(decline(&bob), Err(Refusal::Waiting));
     bob.learns(&back);
     assert_eq!(bob.line.balance(), 30);
     alice.answers(&bob.resumes(new));
+    bob.line.answered(&alice.line.holds(BOB));
+    assert_eq!(decline(&bob), Err(Refusal::NotHeld { id: debt(1) }));
     level(&alice, &bob);
-    assert_eq!(alice.status(ALICE, pay(1)), Some(IouStatus::Settled));
+    assert_eq!(alice.status(ALICE, debt(1)), Some(DebtStatus::Settled));
+}
+
+#[test]
+fn a_decline_is_final_whatever_an_earlier_device_turns_out_to_have_accepted() {
+    let mut pair = Pair::with_limit(100);
+    pair.alice_owes(1, 30);
+    let new = device(BOB, 2);
+    let (mut alice, mut bob) = (pair.alice, pair.bob.restored(new, 1, 1, false));
+    // Bob hides that he accepted, declines, and comes back with the acceptance when Alice has paid again.
+    let entries: Vec<_> = alice
+        .entries
+        .values()
+        .map(|(entry, _)| entry.clone())
+        .collect();
+    let mut fresh = End::new(ALICE, BOB);
+    for entry in entries
+        .iter()
+        .filter(|e| e.author == ALICE || e.sequence == 1)
+    {
+        fresh.take(entry).unwrap();
+    }
+    std::mem::swap(&mut alice, &mut fresh);
+    let first = bob.resumes(new);
+    alice.take(&first).unwrap();
+    let debt = debt(1);
+    let reason = DeclineReason::Refused;
+    let decline = after(&first, Operation::Decline { debt, reason });
+    bob.take(&decline).unwrap();
+    alice.take(&decline).unwrap();
+    assert_eq!(alice.status(ALICE, debt), Some(DebtStatus::Declined));
+    let accepted = entries.iter().find(|e| e.author == BOB && e.sequence == 2);
+    let accepted = accepted.unwrap();
+    bob.take(accepted).unwrap();
+    let more = bob.resumes(new);
+    alice.take(&more).unwrap();
+    alice.take(accepted).unwrap();
+    assert_eq!(alice.status(ALICE, debt), Some(DebtStatus::Declined));
+    assert_eq!((alice.line.balance(), bob.line.balance()), (0, 0));
 }
 
 #[test]
@@ -184,13 +224,13 @@ fn a_forgotten_decline_stands_and_what_was_accepted_later_is_given_back() {
         &pair
             .bob
             .line
-            .propose_decline(stamp(BOB), pay(1), refused)
+            .propose_decline(stamp(BOB), debt(1), refused)
             .unwrap(),
     );
     let (new, mut alice) = (device(BOB, 2), pair.alice);
     let mut bob = pair.bob.restored(new, 1, 1, false);
     let first = bob.resumes(new);
-    let accept = bob.line.propose_accept(new, &[pay(1)]).unwrap();
+    let accept = bob.line.propose_accept(new, &[debt(1)]).unwrap();
     bob.take(&accept).unwrap();
     assert_eq!(bob.line.balance(), 30);
     let back = alice.answers(&first);
@@ -316,7 +356,7 @@ fn an_iou_signed_again_with_its_id_by_the_new_device_counts_once() {
     assert_eq!(
         alice.pays(new, 1, 30),
         Err(Refusal::AlreadySigned {
-            status: IouStatus::Settled
+            status: DebtStatus::Settled
         })
     );
 }
@@ -346,7 +386,7 @@ fn a_stale_clone_of_the_old_device_reaches_nobody_who_heard_of_the_new_one() {
     clone.take(&resume).unwrap();
     assert_eq!(clone.pays(stamp(ALICE), 9, 1), Err(Refusal::Replaced));
     assert_eq!(
-        clone.line.propose_limit(stamp(ALICE), Amount(1)),
+        clone.line.propose_limit(stamp(ALICE), Amount(1), Amount(0)),
         Err(Refusal::Replaced)
     );
     assert!(!clone.line.resume_due(stamp(ALICE)));
@@ -419,7 +459,7 @@ fn a_new_device_that_does_not_begin_with_resume_is_refused() {
     let mut alice = End::new(ALICE, BOB);
     alice.line.mark_restored(new.certificate, false);
     assert_eq!(
-        alice.line.propose_limit(new, Amount(5)),
+        alice.line.propose_limit(new, Amount(5), Amount(0)),
         Err(Refusal::Resume)
     );
     let first = alice.resumes(new);
@@ -438,7 +478,7 @@ fn after_an_incomplete_restore_new_debt_and_refusals_wait_and_what_settles_does_
         &pair
             .alice
             .line
-            .propose_limit(stamp(ALICE), Amount(20))
+            .propose_limit(stamp(ALICE), Amount(20), Amount(0))
             .unwrap(),
     );
     let within = pair.bob.iou(8, 20).unwrap();
@@ -455,21 +495,27 @@ fn after_an_incomplete_restore_new_debt_and_refusals_wait_and_what_settles_does_
         assert_eq!(
             alice
                 .line
-                .propose_decline(new, pay(9), DeclineReason::Refused),
+                .propose_decline(new, debt(9), DeclineReason::Refused),
             Err(Refusal::Waiting)
         );
-        let due = alice.line.answers_due();
-        assert_eq!((due.accept, due.decline), (vec![pay(8)], vec![]));
+        let due = alice.line.answers_due(&BTreeMap::new());
+        assert_eq!((due.accept, due.decline), (vec![debt(8)], vec![]));
         let replies = alice.replies(new);
         assert_eq!(replies.len(), 1);
         // What the other side signed before it had seen the Resume does not end the wait.
-        let before = bob.line.propose_limit(stamp(BOB), Amount(90)).unwrap();
+        let before = bob
+            .line
+            .propose_limit(stamp(BOB), Amount(90), Amount(0))
+            .unwrap();
         bob.take(&before).unwrap();
         alice.take(&before).unwrap();
         assert!(alice.line.is_waiting());
         assert_eq!(bob.answers(&resume), [before]);
         if by_entry {
-            let limit = bob.line.propose_limit(stamp(BOB), Amount(80)).unwrap();
+            let limit = bob
+                .line
+                .propose_limit(stamp(BOB), Amount(80), Amount(0))
+                .unwrap();
             bob.take(&limit).unwrap();
             alice.take(&limit).unwrap();
         } else {
@@ -487,9 +533,14 @@ fn after_an_incomplete_restore_new_debt_and_refusals_wait_and_what_settles_does_
             alice.line.answered(&view);
         }
         assert!(!alice.line.view().waiting);
+        if by_entry {
+            // What it accepted before may still be on its way back: refusals wait for the view.
+            assert_eq!(alice.line.answers_due(&BTreeMap::new()).decline, []);
+            alice.line.answered(&bob.line.holds(ALICE));
+        }
         assert_eq!(
-            alice.line.answers_due().decline,
-            [(pay(9), DeclineReason::AboveLimit)]
+            alice.line.answers_due(&BTreeMap::new()).decline,
+            [(debt(9), DeclineReason::AboveLimit)]
         );
         alice.pays(new, 1, 5).unwrap();
     }
@@ -498,7 +549,11 @@ fn after_an_incomplete_restore_new_debt_and_refusals_wait_and_what_settles_does_
 #[test]
 fn the_limit_in_force_is_carried_over_until_the_new_device_sets_one() {
     let mut pair = Pair::with_limit(100);
-    let lowered = pair.bob.line.propose_limit(stamp(BOB), Amount(40)).unwrap();
+    let lowered = pair
+        .bob
+        .line
+        .propose_limit(stamp(BOB), Amount(40), Amount(0))
+        .unwrap();
     pair.both(&lowered);
     let (new, mut alice) = (device(BOB, 2), pair.alice);
     // Bob's new device does not remember that the limit was lowered; Alice does.
@@ -508,7 +563,7 @@ fn the_limit_in_force_is_carried_over_until_the_new_device_sets_one() {
     bob.learns(&alice.answers(&resume));
     assert_eq!(alice.line.view().limit_received, Amount(40));
     assert_eq!(bob.line.view().limit_given, Amount(40));
-    let limit = bob.line.propose_limit(new, Amount(70)).unwrap();
+    let limit = bob.line.propose_limit(new, Amount(70), Amount(0)).unwrap();
     bob.take(&limit).unwrap();
     alice.take(&limit).unwrap();
     alice.answers(&bob.resumes(new));
@@ -524,7 +579,7 @@ fn an_offer_to_close_outlives_the_device_that_made_it() {
         &pair
             .alice
             .line
-            .propose_limit(stamp(ALICE), Amount(10))
+            .propose_limit(stamp(ALICE), Amount(10), Amount(0))
             .unwrap(),
     );
     pair.bob_owes(2, 10);
@@ -539,7 +594,7 @@ fn an_offer_to_close_outlives_the_device_that_made_it() {
     alice.take(&close).unwrap();
     assert!(alice.line.is_closed() && bob.line.is_closed());
     level(&alice, &bob);
-    let reopened = alice.line.propose_limit(new, Amount(1)).unwrap();
+    let reopened = alice.line.propose_limit(new, Amount(1), Amount(0)).unwrap();
     bob.take(&reopened).unwrap();
     assert!(!bob.line.view().closing_theirs && !bob.line.is_closed());
 }
@@ -557,7 +612,10 @@ fn a_resume_and_the_creditors_fresh_limit_end_a_freeze_and_the_proof_stays() {
     assert!(pair.bob.line.is_frozen() && pair.alice.line.is_frozen());
     let (new, mut bob) = (device(ALICE, 2), pair.bob);
     // A limit from before the Resume, or one that has not seen it, ends nothing.
-    let early = bob.line.propose_limit(stamp(BOB), Amount(90)).unwrap();
+    let early = bob
+        .line
+        .propose_limit(stamp(BOB), Amount(90), Amount(0))
+        .unwrap();
     bob.take(&early).unwrap();
     let mut alice = pair.alice.restored(new, 3, 9, false);
     alice.take(&early).unwrap();
@@ -569,7 +627,10 @@ fn a_resume_and_the_creditors_fresh_limit_end_a_freeze_and_the_proof_stays() {
     bob.answers(&resume);
     assert_eq!(alice.pays(new, 4, 1), Err(Refusal::Frozen));
     assert_eq!(bob.iou(4, 1), Err(Refusal::Frozen));
-    let fresh = bob.line.propose_limit(stamp(BOB), Amount(90)).unwrap();
+    let fresh = bob
+        .line
+        .propose_limit(stamp(BOB), Amount(90), Amount(0))
+        .unwrap();
     bob.take(&fresh).unwrap();
     alice.take(&fresh).unwrap();
     assert!(!alice.line.is_frozen() && !bob.line.is_frozen());
@@ -634,7 +695,10 @@ fn a_device_is_told_that_the_other_side_saw_more_of_its_predecessor() {
     let mut bob = pair.bob;
     let resume = alice.resumes(new);
     alice.learns(&bob.answers(&resume));
-    let limit = bob.line.propose_limit(stamp(BOB), Amount(7)).unwrap();
+    let limit = bob
+        .line
+        .propose_limit(stamp(BOB), Amount(7), Amount(0))
+        .unwrap();
     assert_eq!(alice.seeing(&limit).unwrap().missing, None);
 }
 

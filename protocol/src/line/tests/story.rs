@@ -18,7 +18,7 @@ fn an_iou_is_held_until_accepted_and_then_owed() {
         (-70, 0, Amount(30))
     );
     assert_eq!(pair.bob.line.balance(), 70);
-    assert_eq!(pair.bob.status(ALICE, pay(1)), Some(IouStatus::Settled));
+    assert_eq!(pair.bob.status(ALICE, debt(1)), Some(DebtStatus::Settled));
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn crossing_payments_both_count_and_what_is_held_in_never_makes_room() {
         &pair
             .alice
             .line
-            .propose_limit(stamp(ALICE), Amount(100))
+            .propose_limit(stamp(ALICE), Amount(100), Amount(0))
             .unwrap(),
     );
     // Both pay before either has heard of the other.
@@ -68,7 +68,7 @@ fn crossing_payments_both_count_and_what_is_held_in_never_makes_room() {
         "held, not yet accepted"
     );
     pair.bob_answers();
-    let ious = pair.alice.line.answers_due().accept;
+    let ious = pair.alice.line.answers_due(&BTreeMap::new()).accept;
     pair.both(&pair.alice.line.propose_accept(stamp(ALICE), &ious).unwrap());
     assert_eq!(pair.alice.line.balance(), -40);
     assert_eq!(pair.alice.line.available(), Amount(60));
@@ -81,13 +81,17 @@ fn lowering_a_limit_stops_new_debt_only() {
     // Alice's IOU and Bob's new limit cross.
     let under_way = pair.alice.iou(2, 20).unwrap();
     pair.alice.take(&under_way).unwrap();
-    let lower = pair.bob.line.propose_limit(stamp(BOB), Amount(50)).unwrap();
+    let lower = pair
+        .bob
+        .line
+        .propose_limit(stamp(BOB), Amount(50), Amount(0))
+        .unwrap();
     pair.bob.take(&lower).unwrap();
     pair.bob.take(&under_way).unwrap();
     pair.alice.take(&lower).unwrap();
     assert_eq!(
         pair.bob_answers().decline,
-        [(pay(2), DeclineReason::AboveLimit)]
+        [(debt(2), DeclineReason::AboveLimit)]
     );
     let view = pair.alice.line.view();
     assert_eq!(
@@ -107,7 +111,7 @@ fn an_id_counts_once_and_a_retry_is_answered_with_its_state() {
     assert_eq!(
         pair.alice.iou(1, 40),
         Err(Refusal::AlreadySigned {
-            status: IouStatus::Settled
+            status: DebtStatus::Settled
         })
     );
     assert_eq!(pair.alice.iou(1, 41), Err(Refusal::IdUsed));
@@ -119,14 +123,17 @@ fn an_id_counts_once_and_a_retry_is_answered_with_its_state() {
         .propose_iou(stamp(ALICE), id, Amount(40), "", None)
         .unwrap();
     pair.both(&again);
-    assert_eq!(pair.bob.line.answers_due(), Answers::default());
+    assert_eq!(
+        pair.bob.line.answers_due(&BTreeMap::new()),
+        Answers::default()
+    );
     assert_eq!(pair.alice.line.view().settled_out, 40);
     // The same id in the other direction is another IOU.
     pair.both(
         &pair
             .alice
             .line
-            .propose_limit(stamp(ALICE), Amount(10))
+            .propose_limit(stamp(ALICE), Amount(10), Amount(0))
             .unwrap(),
     );
     pair.bob_owes(1, 10);
@@ -135,22 +142,22 @@ fn an_id_counts_once_and_a_retry_is_answered_with_its_state() {
 
 #[test]
 fn the_first_answer_counts_and_later_ones_are_void() {
-    let decline = |iou| Operation::Decline {
-        iou,
+    let decline = |debt| Operation::Decline {
+        debt,
         reason: DeclineReason::Refused,
     };
-    let accept = |iou| Operation::Accept { ious: vec![iou] };
+    let accept = |iou| Operation::Accept { debts: vec![iou] };
     for (first, second, owed) in [
-        (accept(pay(1)), decline(pay(1)), 40),
-        (decline(pay(1)), accept(pay(1)), 0),
-        (accept(pay(1)), accept(pay(1)), 40),
+        (accept(debt(1)), decline(debt(1)), 40),
+        (decline(debt(1)), accept(debt(1)), 0),
+        (accept(debt(1)), accept(debt(1)), 40),
     ] {
         let mut pair = Pair::with_limit(100);
         pair.both(&pair.alice.iou(1, 40).unwrap());
         let mut entry = pair
             .bob
             .line
-            .propose_decline(stamp(BOB), pay(1), DeclineReason::Refused)
+            .propose_decline(stamp(BOB), debt(1), DeclineReason::Refused)
             .unwrap();
         entry.operation = first;
         pair.both(&entry);
@@ -166,12 +173,18 @@ fn answers_that_arrive_before_their_iou_count_when_it_comes() {
     let (one, two) = (pair.alice.iou(1, 30).unwrap(), iou(2, 20));
     pair.both(&one);
     pair.both(&after(&one, two));
-    pair.both(&pair.bob.line.propose_accept(stamp(BOB), &[pay(1)]).unwrap());
     pair.both(
         &pair
             .bob
             .line
-            .propose_decline(stamp(BOB), pay(2), DeclineReason::Refused)
+            .propose_accept(stamp(BOB), &[debt(1)])
+            .unwrap(),
+    );
+    pair.both(
+        &pair
+            .bob
+            .line
+            .propose_decline(stamp(BOB), debt(2), DeclineReason::Refused)
             .unwrap(),
     );
     // Alice lost everything and gets Bob's chain first.
@@ -190,12 +203,12 @@ fn answers_that_arrive_before_their_iou_count_when_it_comes() {
             assert_eq!(received.missing, entry.seen);
         }
         if matches!(entry.operation, Operation::Accept { .. }) {
-            assert_eq!(alice.status(ALICE, pay(1)), Some(IouStatus::Awaited));
+            assert_eq!(alice.status(ALICE, debt(1)), Some(DebtStatus::Awaited));
             assert_eq!(alice.iou(1, 30), Err(Refusal::IdUsed));
         }
     }
     assert_eq!(alice.line, pair.alice.line);
-    assert_eq!(alice.ious, pair.alice.ious);
+    assert_eq!(alice.debts, pair.alice.debts);
 }
 
 #[test]
@@ -270,24 +283,24 @@ fn malformed_and_foreign_entries_are_refused() {
             Malformed::Purpose(MAX_PURPOSE + 1).into(),
         ),
         (
-            with(&|e| e.operation = Operation::Accept { ious: vec![] }),
-            Malformed::Accept(0).into(),
+            with(&|e| e.operation = Operation::Accept { debts: vec![] }),
+            Malformed::Named(0).into(),
         ),
         (
             with(&|e| {
                 e.operation = Operation::Accept {
-                    ious: vec![pay(2), pay(2)],
+                    debts: vec![debt(2), debt(2)],
                 }
             }),
-            Malformed::Accept(2).into(),
+            Malformed::Named(2).into(),
         ),
         (
             with(&|e| {
                 e.operation = Operation::Accept {
-                    ious: (0..65).map(pay).collect(),
+                    debts: (0..65).map(debt).collect(),
                 }
             }),
-            Malformed::Accept(65).into(),
+            Malformed::Named(65).into(),
         ),
         (
             with(&|e| e.operation = resume(&[(e.certificate, 1)])),
@@ -334,7 +347,7 @@ fn a_line_closes_when_both_offer_it_at_zero_and_reopens() {
         &pair
             .alice
             .line
-            .propose_limit(stamp(ALICE), Amount(100))
+            .propose_limit(stamp(ALICE), Amount(100), Amount(0))
             .unwrap(),
     );
     pair.alice_owes(1, 40);
@@ -366,7 +379,13 @@ fn a_line_closes_when_both_offer_it_at_zero_and_reopens() {
     assert!(matches!(pair.alice.iou(4, 1), Err(Refusal::Closing { .. })));
     assert!(matches!(pair.bob.iou(4, 1), Err(Refusal::Closing { .. })));
     // A new limit of Bob's opens it again for Alice.
-    pair.both(&pair.bob.line.propose_limit(stamp(BOB), Amount(5)).unwrap());
+    pair.both(
+        &pair
+            .bob
+            .line
+            .propose_limit(stamp(BOB), Amount(5), Amount(0))
+            .unwrap(),
+    );
     assert!(!pair.alice.line.is_closed());
     pair.alice_owes(5, 5);
 }
@@ -378,7 +397,7 @@ fn an_iou_that_crosses_a_closing_offer_is_declined_unless_it_repays() {
         &pair
             .alice
             .line
-            .propose_limit(stamp(ALICE), Amount(100))
+            .propose_limit(stamp(ALICE), Amount(100), Amount(0))
             .unwrap(),
     );
     pair.bob_owes(1, 30);
@@ -392,8 +411,8 @@ fn an_iou_that_crosses_a_closing_offer_is_declined_unless_it_repays() {
     }
     pair.alice.take(&close).unwrap();
     let answers = pair.bob_answers();
-    assert_eq!(answers.accept, [pay(2)]);
-    assert_eq!(answers.decline, [(pay(3), DeclineReason::Closing)]);
+    assert_eq!(answers.accept, [debt(2)]);
+    assert_eq!(answers.decline, [(debt(3), DeclineReason::Closing)]);
 }
 
 #[test]
@@ -441,7 +460,7 @@ fn unanswered_ious_are_bounded_and_nothing_is_lost_by_it() {
     );
     pair.bob_answers();
     pair.both(&next);
-    assert_eq!(pair.bob_answers().accept, [id(held)]);
+    assert_eq!(pair.bob_answers().accept, [DebtId::Iou(id(held))]);
 }
 
 #[test]
@@ -479,12 +498,23 @@ fn the_largest_entry_fits_its_bound_and_the_wire_format_stays_as_it_is() {
         };
         encode(&entry)[encode(&entry).len() - postcard::to_allocvec(&operation).unwrap().len()]
     };
-    assert_eq!(tag(Operation::Limit { amount: Amount(1) }), 0);
+    assert_eq!(
+        tag(Operation::Limit {
+            amount: Amount(1),
+            overhang: Amount(0),
+        }),
+        0
+    );
     assert_eq!(tag(iou(1, 1)), 1);
-    assert_eq!(tag(Operation::Accept { ious: vec![pay(1)] }), 2);
+    assert_eq!(
+        tag(Operation::Accept {
+            debts: vec![debt(1)]
+        }),
+        2
+    );
     assert_eq!(
         tag(Operation::Decline {
-            iou: pay(1),
+            debt: debt(1),
             reason: DeclineReason::Refused
         }),
         3

@@ -18,6 +18,9 @@ pub(crate) struct Planted {
     /// What is written in its place: `{on}` is the switch, `{original}` the text as it was.
     #[allow(dead_code, reason = "only the build script reads it")]
     pub(crate) buggy: &'static str,
+    /// The test that it is found begins with the small world of this seed.
+    #[allow(dead_code, reason = "only the tests read it")]
+    pub(crate) seed: u64,
 }
 
 /// All of them.
@@ -29,6 +32,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         original: r#"self.db.prepare_cached("COMMIT")?.execute([])?;"#,
         buggy: r#"if {on} { crate::disk::leave_early(std::mem::take(&mut self.step.effects)); }
         {original}"#,
+        seed: 15,
     },
     Planted {
         name: "answer-before-commit",
@@ -37,6 +41,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         original: r#"self.db.prepare_cached("COMMIT")?.execute([])?;"#,
         buggy: r#"if {on} { crate::disk::leave_early(std::mem::take(&mut self.step.replies).into_iter().map(Effect::Reply).collect()); }
         {original}"#,
+        seed: 15,
     },
     Planted {
         name: "outbox-not-replayed",
@@ -48,6 +53,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         buggy: r#"        self.backlog = !{on};
         self.progress = now;
         self.retry_at = None;"#,
+        seed: 1,
     },
     Planted {
         name: "keepers-not-buildings",
@@ -55,6 +61,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         file: "node/src/engine/outgoing.rs",
         original: r#"pumasi_protocol::record::normal(&keeper.building)"#,
         buggy: r#"if {on} { format!("{:?}", keeper.place.node) } else { {original} }"#,
+        seed: 1,
     },
     Planted {
         name: "receipt-without-storing",
@@ -63,6 +70,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         original: r#"            return Ok(Err(NotAdmitted::MissingSeals));"#,
         buggy: r#"            if {on} { self.custody(from, mailbox, id, sealed.expires); return Ok(Ok(())); }
 {original}"#,
+        seed: 1,
     },
     Planted {
         name: "dedupe-forgotten",
@@ -71,6 +79,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         original: r#"                    Place::Duplicate => return Ok(true),"#,
         buggy: r#"                    Place::Duplicate if {on} => (0, content.time),
 {original}"#,
+        seed: 1,
     },
     Planted {
         name: "key-ignored",
@@ -81,6 +90,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         buggy: r#"        let Some(key) = key else { return Ok(None) };
         if {on} { return Ok(None); }
         check_key(key)?;"#,
+        seed: 1,
     },
     Planted {
         name: "erased-when-handed-over",
@@ -89,6 +99,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         original: r#"        rows.sort_by_key(|(created, id, _, _)| (*created, *id));"#,
         buggy: r#"{original}
         if {on} { for (_, row, _, _) in &rows { self.db.execute("DELETE FROM envelopes WHERE id = ?1", params![row])?; } }"#,
+        seed: 1,
     },
     Planted {
         name: "count-not-stored",
@@ -100,23 +111,25 @@ pub(crate) const PLANTED: &[Planted] = &[
                         .query_row("SELECT chat FROM conversations WHERE account = ?1 AND contact = ?2", params![account.0, contact.0], |row| row.get::<_, Vec<u8>>(0))
                         .unwrap_or_else(|_| codec::encode(&entry.chat))
                 } else { codec::encode(&entry.chat) },"#,
+        seed: 1,
     },
     Planted {
         name: "pending-ignored",
         breaks: "what waits for an answer does not count against the limit",
         file: "protocol/src/line/propose.rs",
-        original: r#"self.mine.settled.saturating_add(self.mine.sum_held());"#,
-        buggy: r#"if {on} { self.mine.settled } else { self.mine.settled.saturating_add(self.mine.sum_held()) };"#,
+        original: r#"let held = self.mine.sum_held();"#,
+        buggy: r#"let held = if {on} { 0 } else { self.mine.sum_held() };"#,
+        seed: 6,
     },
     Planted {
         name: "accepted-above-limit",
         breaks: "a payee accepts past its own limit",
         file: "protocol/src/line/propose.rs",
-        original: r#"        allowed.saturating_sub(self.theirs.settled)
+        original: r#"        room(limit, &self.mine, &self.theirs, 0)
 "#,
         buggy: r#"        if {on} { return u128::MAX; }
-        allowed.saturating_sub(self.theirs.settled)
-"#,
+{original}"#,
+        seed: 35,
     },
     Planted {
         name: "compare-never",
@@ -124,6 +137,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         file: "node/src/engine/ticking.rs",
         original: r#"            self.compare(mailbox, node)?;"#,
         buggy: r#"            if !{on} { self.compare(mailbox, node)?; }"#,
+        seed: 2,
     },
     Planted {
         name: "expired-early",
@@ -131,6 +145,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         file: "node/src/engine/cleaning.rs",
         original: r#".query_map(params![now, CLEAN_ROWS], |row| {"#,
         buggy: r#".query_map(params![if {on} { now + 60 * DAY } else { now }, CLEAN_ROWS], |row| {"#,
+        seed: 1,
     },
     Planted {
         name: "clock-orders",
@@ -138,6 +153,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         file: "node/src/engine/incoming.rs",
         original: r#"                    time: shown,"#,
         buggy: r#"                    time: if {on} { content.time } else { shown },"#,
+        seed: 1,
     },
     Planted {
         name: "refused-never-again",
@@ -146,6 +162,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         original: r#"                _ => peer.retry_refused(self.now),"#,
         buggy: r#"                _ if {on} => {}
 {original}"#,
+        seed: 1,
     },
     Planted {
         name: "arrival-not-told",
@@ -155,6 +172,7 @@ pub(crate) const PLANTED: &[Planted] = &[
                 }"#,
         buggy: r#"                    if !{on} { self.statement_for(home, statement)?; }
                 }"#,
+        seed: 1,
     },
     Planted {
         name: "waiting-entries-forgotten",
@@ -163,6 +181,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         original: r#"            let mut moved = false;"#,
         buggy: r#"            let mut moved = false;
             let waiting = if {on} { vec![] } else { waiting };"#,
+        seed: 1,
     },
     Planted {
         name: "read-one-keeper",
@@ -171,6 +190,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         original: r#"pub(super) fn readers(record: &CheckedRecord) -> usize {"#,
         buggy: r#"pub(super) fn readers(record: &CheckedRecord) -> usize {
     if {on} { return record.record.keepers.len().min(1); }"#,
+        seed: 1,
     },
     Planted {
         name: "older-copy-unnoticed",
@@ -182,6 +202,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         buggy: r#"            if !{on} { return self.stop_signing(account, Level::Behind); }
         }
         answered"#,
+        seed: 1,
     },
     Planted {
         name: "lines-not-resumed",
@@ -190,6 +211,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         original: r#"                .mark_restored(certificate, !complete);"#,
         buggy: r#"                .mark_restored(certificate, !complete);
             if {on} { let line = self.known_line(account, *id)?; *line = Line::new(account, line.other(), line.unit().clone()).map_err(|_| crate::error::Error::not_found("line"))?; }"#,
+        seed: 1,
     },
     Planted {
         name: "archive-not-written",
@@ -197,6 +219,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         file: "node/src/engine/archiving.rs",
         original: r#"        pending.draft.records.push(record);"#,
         buggy: r#"        if !({on} && matches!(record, Record::Text(_))) { pending.draft.records.push(record); }"#,
+        seed: 1,
     },
     Planted {
         name: "encapsulation-not-kept",
@@ -206,6 +229,7 @@ pub(crate) const PLANTED: &[Planted] = &[
                 let given = given"#,
         buggy: r#"            if !held && !{on} {
                 let given = given"#,
+        seed: 1,
     },
     Planted {
         name: "reset-forgotten",
@@ -213,6 +237,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         file: "node/src/engine/incoming.rs",
         original: r#"                self.ask_reset(account, contact)?;"#,
         buggy: r#"                if !{on} { self.ask_reset(account, contact)?; }"#,
+        seed: 1,
     },
     Planted {
         name: "dials-of-a-start-lost",
@@ -222,5 +247,6 @@ pub(crate) const PLANTED: &[Planted] = &[
         buggy: r#"                let peer = self.peers.entry(node).or_default();
                 peer.wanted = true;
                 peer.dialing = {on};"#,
+        seed: 1,
     },
 ];
