@@ -565,7 +565,7 @@ fn what_the_restoring_node_had_hidden_as_a_keeper_is_read_again() {
 
 #[test]
 fn a_keeper_counts_what_a_restore_that_was_given_up_left_with_it() {
-    let (mut net, ids) = five(134);
+    let (mut net, ids) = Net::with_spares(134, &["ulsan"]);
     net.meet((0, ids[0]), (1, ids[1]));
     net.run(3_000);
     let keeper = (2..5)

@@ -152,7 +152,7 @@ fn comparing_mailboxes_reads_indexes_and_no_contents() {
         let plan: String = db
             .query_row(
                 &format!("EXPLAIN QUERY PLAN {}", items_sql(set)),
-                rusqlite::params![[0; 32], 0],
+                rusqlite::params![[0_u8; 32], 0],
                 |row| row.get(3),
             )
             .unwrap();
