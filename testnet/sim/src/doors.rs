@@ -39,9 +39,16 @@ impl Engine {
             .map(|(id, _)| *id)
             .collect()
     }
-    /// Digests of what is held of a mailbox, from its rows.
-    pub(crate) fn holdings(&self, mailbox: &AccountId) -> Option<[pumasi_protocol::types::Hash; 3]> {
-        self.load_sets(mailbox).ok().map(|sets| sets.hashes())
+    /// What is held of a mailbox, from its rows: digests of statements and pages, and the envelopes that
+    /// wait under permissions that stand.
+    pub(crate) fn holdings(&self, mailbox: &AccountId) -> Option<([pumasi_protocol::types::Hash; 2], Vec<[u8; 32]>)> {
+        let [statements, _, pages] = self.load_sets(mailbox).ok()?.hashes();
+        let envelopes = self.db.prepare_cached(
+            \"SELECT e.envelope FROM envelopes e
+             JOIN capabilities c ON c.mailbox = e.mailbox AND c.capability = e.capability
+             WHERE e.mailbox = ?1 AND e.hidden IS NULL AND c.revoked = 0 ORDER BY e.envelope\",
+        ).ok()?.query_map([mailbox.0], |row| row.get(0)).ok()?.collect::<rusqlite::Result<_>>().ok()?;
+        Some(([statements, pages], envelopes))
     }
     /// Own accounts.
     pub(crate) fn own_accounts(&self) -> impl Iterator<Item = (&AccountId, &Own)> { self.accounts.iter() }

@@ -9,7 +9,7 @@ use crate::node::Page;
 use crate::people::{Deed, Known, Person, number_of};
 use crate::plan::Act;
 use crate::protocol::delivery::State;
-use crate::protocol::types::{AccountId, Hash, MessageId};
+use crate::protocol::types::{AccountId, MessageId};
 use crate::read;
 use crate::run::met;
 use crate::view::{MessageView, PaymentView};
@@ -475,25 +475,20 @@ impl World {
         }
     }
 
-    /// L2: the keepers of an account hold the same; the first that differs, in words. Left out are those
-    /// who blocked somebody (one keeper took what another, who had heard of it, refuses) and those who
-    /// came back from their words (mail to the earlier device that one keeper shows again and another,
-    /// who holds its page, does not).
+    /// L2: the keepers of an account hold the same; the first that differs, in words. Envelopes under a
+    /// revoked permission are left out (one keeper took what another, who had heard of it, refuses), and
+    /// those who came back from their words (mail to the earlier device that one keeper shows again and
+    /// another, who holds its page, does not).
     fn unequal(&self) -> Option<String> {
-        let blocked = self.blocked_pairs();
-        let blocks = |person: usize| {
-            let mut pairs = blocked.iter();
-            pairs.any(|(one, other)| *one == person || *other == person)
-        };
         for (number, person) in self.people.iter().enumerate() {
-            if !self.sound(number) || person.restored || blocks(number) {
+            if !self.sound(number) || person.restored {
                 continue;
             }
             let engine = self.machines[person.node].engine.as_ref()?;
             let Some((_, own)) = engine.own_accounts().find(|(id, _)| **id == person.id) else {
                 continue;
             };
-            let mut first: Option<(usize, [Hash; 3])> = None;
+            let mut first = None;
             for keeper in &own.record.record.keepers {
                 let Some(&node) = self.by_id.get(&keeper.place.node) else {
                     continue;
@@ -506,15 +501,15 @@ impl World {
                 ) else {
                     continue;
                 };
-                let hashes = engine.holdings(&person.id)?;
-                match first {
-                    Some((other, known)) if known != hashes => {
+                let holdings = engine.holdings(&person.id)?;
+                match &first {
+                    Some((other, known)) if *known != holdings => {
                         return Some(format!(
                             "machines {other} and {node} do not hold the same of person {number}"
                         ));
                     }
                     Some(_) => {}
-                    None => first = Some((node, hashes)),
+                    None => first = Some((node, holdings)),
                 }
             }
         }

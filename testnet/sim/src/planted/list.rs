@@ -61,7 +61,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         file: "node/src/engine/outgoing.rs",
         original: r#"pumasi_protocol::record::normal(&keeper.building)"#,
         buggy: r#"if {on} { format!("{:?}", keeper.place.node) } else { {original} }"#,
-        seed: 1,
+        seed: 3,
     },
     Planted {
         name: "receipt-without-storing",
@@ -153,7 +153,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         file: "node/src/engine/incoming.rs",
         original: r#"                    time: shown,"#,
         buggy: r#"                    time: if {on} { content.time } else { shown },"#,
-        seed: 1,
+        seed: 31,
     },
     Planted {
         name: "refused-never-again",
@@ -162,7 +162,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         original: r#"                _ => peer.retry_refused(self.now),"#,
         buggy: r#"                _ if {on} => {}
 {original}"#,
-        seed: 1,
+        seed: 15,
     },
     Planted {
         name: "arrival-not-told",
@@ -172,7 +172,7 @@ pub(crate) const PLANTED: &[Planted] = &[
                 }"#,
         buggy: r#"                    if !{on} { self.statement_for(home, statement)?; }
                 }"#,
-        seed: 1,
+        seed: 3,
     },
     Planted {
         name: "waiting-entries-forgotten",
@@ -190,7 +190,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         original: r#"pub(super) fn readers(record: &CheckedRecord) -> usize {"#,
         buggy: r#"pub(super) fn readers(record: &CheckedRecord) -> usize {
     if {on} { return record.record.keepers.len().min(1); }"#,
-        seed: 1,
+        seed: 15,
     },
     Planted {
         name: "older-copy-unnoticed",
@@ -202,7 +202,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         buggy: r#"            if !{on} { return self.stop_signing(account, Level::Behind); }
         }
         answered"#,
-        seed: 1,
+        seed: 12,
     },
     Planted {
         name: "lines-not-resumed",
@@ -237,7 +237,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         file: "node/src/engine/incoming.rs",
         original: r#"                self.ask_reset(account, contact)?;"#,
         buggy: r#"                if !{on} { self.ask_reset(account, contact)?; }"#,
-        seed: 1,
+        seed: 31,
     },
     Planted {
         name: "dials-of-a-start-lost",
