@@ -56,7 +56,8 @@ impl Engine {
     }
 
     fn load_kept(&self, mailbox: &AccountId) -> Result<Option<Kept>> {
-        let row: Option<(bool, Vec<u8>, Vec<u8>, u64, Option<u64>)> = one(self
+        type Row = (bool, Vec<u8>, Vec<u8>, u64, Option<u64>);
+        let row: Option<Row> = one(self
             .db
             .prepare_cached(
                 "SELECT contact, record, keys, since, ended FROM kept WHERE mailbox = ?1",

@@ -126,10 +126,10 @@ impl Engine {
                 codec::encode(signed)
             ])?;
         let row = self.db.last_insert_rowid();
-        if lasting(&statement.action) != PRIVATE {
-            if let Some(sets) = self.sets_in_memory(&mailbox) {
-                sets.statement(Moved::In, &hash.0);
-            }
+        if lasting(&statement.action) != PRIVATE
+            && let Some(sets) = self.sets_in_memory(&mailbox)
+        {
+            sets.statement(Moved::In, &hash.0);
         }
         match &statement.action {
             Action::Delivered { ids } => {

@@ -147,9 +147,8 @@ fn settle(facts: &Facts<'_>) -> Option<Next> {
 
 /// The lock onward, if it may be signed.
 fn may_pass_on(facts: &Facts<'_>) -> Result<NewLock, DeclineReason> {
-    let (amount, terms) = match (facts.incoming.amount(), facts.incoming.lock()) {
-        (Some(amount), Some(terms)) => (amount, terms),
-        _ => return Err(DeclineReason::NoWay),
+    let (Some(amount), Some(terms)) = (facts.incoming.amount(), facts.incoming.lock()) else {
+        return Err(DeclineReason::NoWay);
     };
     let onward = facts.onward;
     let line = facts.line.filter(|_| facts.terms.transit);

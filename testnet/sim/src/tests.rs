@@ -41,10 +41,8 @@ fn every_planted_bug_is_found_but_those_that_are_known_to_hide() {
                         continue;
                     }
                     let place = crate::planted::find(bug.name).expect("a bug of the list");
-                    match found_in(place) {
-                        Some(seed) if seed == bug.seed => {}
-                        Some(seed) => println!("{}: write down seed {seed}", bug.name),
-                        None => unseen.lock().unwrap().push(bug.name),
+                    if found_in(place).is_none() {
+                        unseen.lock().unwrap().push(bug.name);
                     }
                 }
             });
