@@ -603,7 +603,7 @@ mod tests {
             .unwrap()
             .collect::<rusqlite::Result<_>>()
             .unwrap();
-        let by_payment = |step: &&String| step.contains("payment=?");
+        let by_payment = |step: &&String| step.contains("payment=?") || step.contains("debt=?");
         assert_eq!(plan.iter().filter(by_payment).count(), 2, "{plan:?}");
     }
 

@@ -242,7 +242,7 @@ fn a_receipt_proves_what_was_paid_and_nothing_else() {
     let mut other = offer.clone();
     other.payee = payer.account();
     assert!(receipt(&other, &openings, Some(&invoice)).is_err());
-    let mut none = offer.clone();
+    let mut none = offer;
     none.parts.clear();
     assert!(receipt(&none, &[], Some(&invoice)).is_err());
 }

@@ -157,8 +157,11 @@ impl Net {
         }
     }
 
-    /// Starts a killed node again from its disk.
+    /// Starts a node again from its disk; one that still runs is killed first, and its sessions end.
     pub(super) fn restart(&mut self, index: usize) {
+        if self.members[index].alive {
+            self.kill(index);
+        }
         let seed = self.rng.next_u64();
         let now = self.now;
         let member = &mut self.members[index];
