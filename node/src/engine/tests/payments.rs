@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use pumasi_protocol::condition::Opening;
+use pumasi_protocol::line::{NewLock, line_id};
+use pumasi_protocol::types::{Amount, Hash};
+
 use super::network::{FOUR, Net};
 use crate::ErrorKind;
 use crate::read;
@@ -150,4 +154,40 @@ fn a_line_closes_when_both_offer_it_at_zero() {
     assert!(lines[0].closed, "{lines:?}");
     let error = net.pay((0, ids[0]), ids[1], 10, "after").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LineStopped);
+}
+
+#[test]
+fn a_lock_that_nobody_asked_for_is_declined_and_holds_nothing() {
+    let (mut net, ids) = ready(48);
+    let (hana, bora) = (ids[0], ids[1]);
+    let line = line_id(hana, bora, &"KRW".parse().unwrap());
+    // A program that signs locks already.
+    net.call(0, move |engine| {
+        let stamp = engine.stamp(&hana)?;
+        let lock = NewLock {
+            id: Hash([7; 32]),
+            amount: Amount(40_000),
+            condition: Opening::Preimage([7; 32]).condition(),
+            until: stamp.now.plus(60_000),
+            instructions: Vec::new(),
+        };
+        let entry = engine
+            .known_line(hana, line)?
+            .propose_lock(stamp, &lock, None);
+        engine.sign_entry(hana, &entry.expect("within the limit"))
+    })
+    .unwrap();
+    let under_way = |net: &Net, node: usize| {
+        let lines = read::lines(&net.members[node].engine.db, &ids[node]).unwrap();
+        (lines[0].available.clone(), lines[0].held_out.clone())
+    };
+    assert_eq!(under_way(&net, 0), ("60000".into(), "40000".into()));
+    net.run(2_000);
+    assert_eq!(under_way(&net, 0), ("100000".into(), "0".into()));
+    assert_eq!(balances(&net, &ids), (0, 0));
+    // Money goes on, and a restart knows the same.
+    net.pay((0, hana), bora, 70_000, "after").unwrap();
+    net.restart(1);
+    net.run(3_000);
+    assert_eq!(balances(&net, &ids), (-70_000, 70_000));
 }
