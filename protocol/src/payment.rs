@@ -36,7 +36,7 @@ mod receipt;
 mod tests;
 mod way;
 
-pub use invoice::{Invoice, InvoiceFault, Payable};
+pub use invoice::{Invoice, InvoiceFault, MAX_REACH, Payable};
 pub use offer::{Cancellation, Fraud, Offer, OfferFault, Part, opening_of};
 pub use receipt::{Paid, Receipt, ReceiptFault};
 pub use way::{Fee, Hop, Instructions, Onward, PlanFault, Planned, plan};

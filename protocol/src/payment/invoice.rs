@@ -10,7 +10,7 @@ use crate::identity::DeviceCertificate;
 use crate::types::{AccountId, Amount, Hash, Time, Unit};
 
 /// The most neighbours that an invoice names.
-pub(super) const MAX_REACH: usize = 3;
+pub const MAX_REACH: usize = 3;
 
 /// A request to be paid. Its id is [`Signed::hash`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -149,11 +149,11 @@ pub(crate) const PLANTED: &[Planted] = &[
     },
     Planted {
         name: "clock-orders",
-        breaks: "texts are shown in the order of their writers' clocks",
-        file: "node/src/engine/incoming.rs",
-        original: r#"                    time: shown,"#,
-        buggy: r#"                    time: if {on} { content.time } else { shown },"#,
-        seed: 31,
+        breaks: "texts are shown in the order of their writers' clocks, whatever these had read",
+        file: "protocol/src/chat.rs",
+        original: r#"        self.clock = now.max(self.clock.plus(1));"#,
+        buggy: r#"        self.clock = if {on} { now } else { now.max(self.clock.plus(1)) };"#,
+        seed: 1,
     },
     Planted {
         name: "refused-never-again",
@@ -187,10 +187,10 @@ pub(crate) const PLANTED: &[Planted] = &[
         name: "read-one-keeper",
         breaks: "a restore is content with one keeper",
         file: "node/src/engine/level.rs",
-        original: r#"pub(super) fn readers(record: &CheckedRecord) -> usize {"#,
-        buggy: r#"pub(super) fn readers(record: &CheckedRecord) -> usize {
-    if {on} { return record.record.keepers.len().min(1); }"#,
-        seed: 15,
+        original: r#"    succession::is_reading(&record.record.keepers, record.record.safe_copies, read)"#,
+        buggy: r#"    if {on} { return !read.is_empty() || record.record.keepers.is_empty(); }
+{original}"#,
+        seed: 132,
     },
     Planted {
         name: "older-copy-unnoticed",
