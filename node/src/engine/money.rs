@@ -409,6 +409,9 @@ impl Engine {
         {
             self.credit_changed(&account, id)?;
         }
+        if !mine {
+            self.answered_debts(account, &answered)?;
+        }
         for (payment, status) in answered {
             let kind = match (&entry.operation, status) {
                 (Operation::Accept { .. }, DebtStatus::Settled) => "payment.accepted",
@@ -418,6 +421,29 @@ impl Engine {
             if let Ok(view) = read::payment(&self.db, &account, &payment.to_string()) {
                 self.event(Some(account), kind, &view)?;
             }
+        }
+        Ok(())
+    }
+
+    /// The other side's signed answer shows that own IOUs reached it, also where a restored device has
+    /// nothing else that does.
+    fn answered_debts(
+        &mut self,
+        account: AccountId,
+        answered: &[(PaymentId, DebtStatus)],
+    ) -> Result<()> {
+        for (payment, status) in answered {
+            if !matches!(status, DebtStatus::Settled | DebtStatus::Declined) {
+                continue;
+            }
+            let shown: Option<i64> = one(self
+                .db
+                .prepare_cached(
+                    "SELECT id FROM messages
+                     WHERE account = ?1 AND payment = ?2 AND outgoing = 1",
+                )?
+                .query_row(params![account.0, payment.0], |row| row.get(0)))?;
+            self.raise(shown, State::Delivered, 0, None)?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use pumasi_protocol::delivery::State;
 use pumasi_protocol::types::AccountId;
 
-use super::network::Net;
+use super::network::{FOUR, Net};
 use crate::read;
 
 #[test]
@@ -77,6 +77,35 @@ fn what_was_written_and_not_delivered_goes_out_after_the_restore() {
     });
     net.run(20_000);
     assert_eq!(net.received(1, ids[1], ids[0]), ["before the fire"]);
+}
+
+#[test]
+fn an_iou_that_its_payee_accepted_is_shown_as_delivered_after_a_restore() {
+    // Two nodes: nothing is ever safe, so no mark says how far it came.
+    let (mut net, ids) = Net::with(140, &FOUR[..2]);
+    net.meet((0, ids[0]), (1, ids[1]));
+    let (me, who) = (ids[1], ids[0].to_string());
+    net.call(1, move |engine| engine.set_limit(&me, &who, "KRW", "1000"))
+        .unwrap();
+    net.run(2_000);
+    net.pay((0, ids[0]), ids[1], 700, "lunch").unwrap();
+    net.run(2_000);
+    for building in ["busan", "jeju", "ulsan"] {
+        let spare = net.add(building);
+        for other in 0..spare {
+            net.link(spare, other);
+        }
+    }
+    net.settle_keepers(3);
+    net.run(10_000);
+    net.burn(0);
+    let view = net.restore(4, ids[0]);
+    assert_eq!(view.state, "done", "{view:?}");
+    let iou = net
+        .messages(4, ids[0], ids[1])
+        .into_iter()
+        .find(|message| message.kind == "iou");
+    assert_eq!(iou.expect("the IOU").state, State::Delivered);
 }
 
 #[test]
