@@ -154,6 +154,10 @@ impl Engine {
             let request = Request::ArchiveHead { mailbox };
             self.ask(node, request, Purpose::Head(mailbox));
         }
+        // Others may have become gone since the last answer came.
+        for account in self.checking() {
+            self.level_if_compared(account)?;
+        }
         Ok(())
     }
 
@@ -176,12 +180,39 @@ impl Engine {
             return self.stop_signing(account, Level::Behind);
         }
         answered.insert(node);
-        if !is_reading(&own.record, answered) {
+        self.level_if_compared(account)
+    }
+
+    /// The account may sign once those who answered show how far its archive goes.
+    fn level_if_compared(&mut self, account: AccountId) -> Result<()> {
+        if !self.is_compared(&account) {
             return Ok(());
         }
-        own.level = Level::Active;
+        if let Some(own) = self.accounts.get_mut(&account) {
+            own.level = Level::Active;
+        }
         self.step.levels = true;
         self.became_level(account)
+    }
+
+    /// Whether the keepers that answered make a reading; or as many as one needs, where some of them are
+    /// joining and all that have not answered are gone. A joining keeper may lack what is old, but it
+    /// gets each page as it is written: it knows how far the archive goes, and a home that is whole does
+    /// not wait for those who burned.
+    fn is_compared(&self, account: &AccountId) -> bool {
+        let Some(own) = self.accounts.get(account) else {
+            return false;
+        };
+        let Level::Unchecked { answered, .. } = &own.level else {
+            return false;
+        };
+        if is_reading(&own.record, answered) {
+            return true;
+        }
+        let (here, left): (Vec<NodeId>, Vec<NodeId>) =
+            own.keepers().partition(|node| answered.contains(node));
+        here.len() >= readers(&own.record).max(1)
+            && left.iter().all(|node| self.gone(account, node).is_some())
     }
 
     /// What had to wait until the account may sign.

@@ -474,6 +474,34 @@ fn a_restore_during_a_replacement_finds_everything() {
 }
 
 #[test]
+fn a_home_that_starts_while_a_keeper_joins_and_another_burned_does_not_wait_for_ever() {
+    let (mut net, ids) = Net::with_spares(216, &["ulsan", "sejong"]);
+    net.meet((0, ids[0]), (1, ids[1]));
+    net.run(5_000);
+    for _ in 0..2 {
+        let burned = keepers(&net, 0, ids[0])
+            .iter()
+            .filter(|keeper| !keeper.joining)
+            .map(|keeper| member(&net, &keeper.place.node))
+            .find(|node| *node != 1 && net.members[*node].alive)
+            .expect("a keeper");
+        net.burn(burned);
+        net.until("somebody is joining", 120, |net| {
+            keepers(net, 0, ids[0]).iter().any(|keeper| keeper.joining)
+        });
+    }
+    net.restart(0);
+    // Not before the one that burned counts as gone; then at once.
+    net.run(REPLACE_AFTER / 2);
+    assert!(!net.members[0].engine.is_level(&ids[0]));
+    net.settle_level(0, ids[0]);
+    net.send((0, ids[0]), ids[1], "still here");
+    net.until("it arrives", 60, |net| {
+        net.received(1, ids[1], ids[0]).last().map(String::as_str) == Some("still here")
+    });
+}
+
+#[test]
 fn two_keepers_that_burn_one_after_the_other_are_both_replaced() {
     let (mut net, ids) = Net::with_spares(210, &["ulsan", "sejong"]);
     net.meet((0, ids[0]), (1, ids[1]));
