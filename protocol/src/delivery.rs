@@ -1,6 +1,6 @@
 //! The state of something sent, as a pure function of the signatures held for it. States only rise.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -80,12 +80,22 @@ pub fn kept(record: &CheckedRecord, holders: &BTreeSet<NodeId>) -> State {
     }
 }
 
-/// Until when something is safe: the W-th latest date among one date per building.
+/// Until when something is safe, given the keepers whose receipts under this record count and the dates
+/// that they name: the W-th latest of one date per building. The owner's own node never counts.
 #[must_use]
-pub fn safe_until(mut dates_per_building: Vec<Time>, safe_copies: u8) -> Option<Time> {
-    dates_per_building.sort_unstable_by(|a, b| b.cmp(a));
-    let place = usize::from(safe_copies).checked_sub(1)?;
-    dates_per_building.get(place).copied()
+pub fn safe_until(record: &CheckedRecord, holders: &BTreeMap<NodeId, Time>) -> Option<Time> {
+    let mut per_building: BTreeMap<String, Time> = BTreeMap::new();
+    for keeper in &record.record.keepers {
+        let home = keeper.place.node == record.record.home.node;
+        if let Some(until) = holders.get(&keeper.place.node).filter(|_| !home) {
+            let slot = per_building.entry(normal(&keeper.building)).or_default();
+            *slot = (*slot).max(*until);
+        }
+    }
+    let mut dates: Vec<Time> = per_building.into_values().collect();
+    dates.sort_unstable_by(|a, b| b.cmp(a));
+    let place = usize::from(record.record.safe_copies).checked_sub(1)?;
+    dates.get(place).copied()
 }
 
 #[cfg(test)]
@@ -159,11 +169,31 @@ mod tests {
         assert!(!counts(&receipt, &record));
     }
 
+    fn dates(list: &[(u8, u64)]) -> BTreeMap<NodeId, Time> {
+        let dated = list
+            .iter()
+            .map(|(node, at)| (NodeId([*node; 32]), Time(*at)));
+        dated.collect()
+    }
+
     #[test]
     fn the_date_is_that_of_the_last_building_needed() {
-        let dates = vec![Time(10), Time(30), Time(20)];
-        assert_eq!(safe_until(dates.clone(), 2), Some(Time(20)));
-        assert_eq!(safe_until(dates, 4), None);
+        let record = record(&["pangyo", "anyang", "busan", "Busan"], 9);
+        assert_eq!(record.record.safe_copies, 2);
+        let all = dates(&[(1, 10), (2, 30), (3, 5), (4, 20)]);
+        assert_eq!(safe_until(&record, &all), Some(Time(20)));
+        assert_eq!(safe_until(&record, &dates(&[(3, 5), (4, 20)])), None);
+        assert_eq!(safe_until(&record, &dates(&[(1, 10), (7, 20)])), None);
+    }
+
+    #[test]
+    fn a_home_that_is_its_own_keeper_gives_no_date_either() {
+        let record = record(&["pangyo", "anyang", "busan"], 1);
+        assert_eq!(safe_until(&record, &dates(&[(1, 10), (2, 20)])), None);
+        assert_eq!(
+            safe_until(&record, &dates(&[(1, 10), (2, 20), (3, 30)])),
+            Some(Time(20))
+        );
     }
 
     #[test]

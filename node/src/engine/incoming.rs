@@ -228,7 +228,8 @@ impl Engine {
             Ok(opened) => opened,
             Err(why) => {
                 tracing::info!(envelope = ?id, node = ?from, %why, "an envelope cannot be opened");
-                self.keep_unopened(account, id, &envelope.sealed, &bytes, &seals)?;
+                let from = (account, contact);
+                self.keep_unopened(from, id, &envelope.sealed, &bytes, &seals)?;
                 self.ask_reset(account, contact)?;
                 return Ok(Outcome::Unopened);
             }

@@ -68,20 +68,10 @@ impl Holders {
     /// State, buildings and date that these prove under a record.
     pub(super) fn prove(&self, record: &CheckedRecord) -> (State, usize, Option<Time>) {
         let nodes: BTreeSet<NodeId> = self.0.keys().copied().collect();
-        let mut per_building: BTreeMap<String, Time> = BTreeMap::new();
-        for keeper in &record.record.keepers {
-            if let Some(until) = self.0.get(&keeper.place.node) {
-                let slot = per_building
-                    .entry(pumasi_protocol::record::normal(&keeper.building))
-                    .or_default();
-                *slot = (*slot).max(*until);
-            }
-        }
-        let dates = per_building.into_values().collect();
         (
             delivery::kept(record, &nodes),
             delivery::buildings(record, &nodes),
-            delivery::safe_until(dates, record.record.safe_copies),
+            delivery::safe_until(record, &self.0),
         )
     }
 }

@@ -196,7 +196,7 @@ pub(super) struct Due {
     /// Contacts to begin a new session with, and when.
     pub(super) resets: BTreeMap<(AccountId, AccountId), Time>,
     /// Envelopes that could not be opened and were not named in a reset yet.
-    pub(super) unopened: BTreeMap<AccountId, Vec<EnvelopeId>>,
+    pub(super) unopened: BTreeMap<(AccountId, AccountId), Vec<EnvelopeId>>,
     /// Digests of own mailboxes' sets.
     pub(super) own_sets: BTreeMap<AccountId, Sets>,
     /// Mailboxes shared with a node: own ones that it keeps, or ones both keep.

@@ -43,14 +43,15 @@ impl Engine {
     /// An envelope that this device cannot open stays: its recovery copy may be all there is.
     pub(super) fn keep_unopened(
         &mut self,
-        account: AccountId,
+        (account, contact): (AccountId, AccountId),
         id: EnvelopeId,
         sealed: &Sealed,
         bytes: &[u8],
         seals: &[(SealName, Encapsulation)],
     ) -> Result<()> {
         self.store_own_envelope(account, id, sealed, bytes, seals)?;
-        self.due.unopened.entry(account).or_default().push(id);
+        let named = self.due.unopened.entry((account, contact));
+        named.or_default().push(id);
         Ok(())
     }
 
@@ -181,10 +182,11 @@ impl Engine {
         entry.repair_asked = now;
         entry.sessions = PeerSessions::empty();
         self.touch(account, contact);
-        let mut unopened = self.due.unopened.remove(&account).unwrap_or_default();
+        let named = self.due.unopened.remove(&(account, contact));
+        let mut unopened = named.unwrap_or_default();
         let rest = unopened.split_off(unopened.len().min(RESET_MAX));
         if !rest.is_empty() {
-            self.due.unopened.insert(account, rest);
+            self.due.unopened.insert((account, contact), rest);
             self.due
                 .resets
                 .insert((account, contact), now.plus(REPAIR_EVERY));

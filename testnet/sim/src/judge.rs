@@ -211,7 +211,14 @@ impl World {
     /// then it is opened, also when the account moves on.
     fn lives_at(&self, account: &AccountId, node: usize) -> bool {
         let person = self.people.iter().find(|person| person.id == *account);
-        person.is_some_and(|person| person.homes.contains(&node) || person.restoring == Some(node))
+        let here = |person: &Person| person.homes.contains(&node) || person.restoring == Some(node);
+        // A restore may be whole on the disk when the power is cut before anybody sees it.
+        let stands = self.machines[node].committed().is_some_and(|db| {
+            db.prepare_cached("SELECT 1 FROM accounts WHERE account = ?1")
+                .and_then(|mut query| query.exists(params![account.0]))
+                .unwrap_or(false)
+        });
+        stands || person.is_some_and(here)
     }
 
     /// Whether the one to whom a message was written has it, where the account lives now.

@@ -58,9 +58,10 @@ pub(crate) const PLANTED: &[Planted] = &[
     Planted {
         name: "keepers-not-buildings",
         breaks: "two keepers in one building count as two buildings",
-        file: "node/src/engine/outgoing.rs",
-        original: r#"pumasi_protocol::record::normal(&keeper.building)"#,
-        buggy: r#"if {on} { format!("{:?}", keeper.place.node) } else { {original} }"#,
+        file: "protocol/src/delivery.rs",
+        original: r#"let slot = per_building.entry(normal(&keeper.building)).or_default();"#,
+        buggy: r#"let name = if {on} { keeper.place.node.to_string() } else { normal(&keeper.building) };
+            let slot = per_building.entry(name).or_default();"#,
         seed: 3,
     },
     Planted {
